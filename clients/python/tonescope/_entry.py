@@ -1,0 +1,21 @@
+"""The ``tonescope`` command. The base install has no daemon in it: then this says which extra is missing."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command line; exit code 2 where the ``server`` extra is not installed."""
+    try:
+        from tonescope_server.cli import main as server_main
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "tonescope_server":
+            raise
+        print(
+            f"tonescope: the command line needs the daemon's packages, and '{error.name}' is not installed: "
+            "pip install 'tonescope[server]'",
+            file=sys.stderr,
+        )
+        return 2
+    return server_main()
