@@ -1,0 +1,1 @@
+"""The wire contract, generated from ``proto/`` by ``make generate`` and never edited."""
