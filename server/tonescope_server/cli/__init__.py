@@ -1,0 +1,59 @@
+"""The ``tonescope`` command line: the table of commands, and how an error leaves the process.
+
+Each command is one function in a module of its own, imported only when it is asked for, so that ``tonescope watch``
+does not pay for onnxruntime. What a command does belongs in that module, not here.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import typer
+
+from tonescope_server.errors import TonescopeError
+
+# name → module : function. The function's docstring is the command's help; end it with an example.
+COMMANDS = {
+    "serve": "tonescope_server.cli.serve:serve",
+}
+
+
+def build(arguments: list[str]) -> typer.Typer:
+    """Return the command line with the one command that ``arguments`` ask for, or with all of them (for help)."""
+    app = typer.Typer(
+        name="tonescope",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_tonescope)
+    asked = [name for name in arguments[:1] if name in COMMANDS]
+    for name in asked or COMMANDS:
+        module, function = COMMANDS[name].split(":")
+        app.command(name)(getattr(import_module(module), function))
+    return app
+
+
+def _tonescope() -> None:
+    """Say, live, which subcarriers made a WiFi-sensing model say what it said."""
+
+
+def main() -> int:
+    """Run the command line.
+
+    Returns:
+        The exit code: 0, 1 for an error (one line on stderr, never a traceback), 2 for wrong usage, 130 for Ctrl-C.
+    """
+    arguments = sys.argv[1:]
+    try:
+        build(arguments)(arguments)
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except TonescopeError as error:
+        print(f"tonescope: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0

@@ -1,0 +1,1 @@
+"""``tonescope serve``: start the daemon. Only flags are read here; the daemon is wired in ``app``."""
