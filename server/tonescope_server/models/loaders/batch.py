@@ -1,0 +1,165 @@
+"""The input's axes: a symbolic first axis called "batch", and fixed sizes for the others.
+
+Exporters often fix the batch at 1, in the input and in the target shapes of Reshape nodes. Both are
+loosened, and :func:`loosened_graph_is_equivalent` proves on numbers that the graph still computes each
+window by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorShapeProto, ValueInfoProto
+
+from tonescope_server.errors import ManifestError
+
+BATCH = "batch"
+_TOLERANCE = (
+    1e-4  # between one batch of three and three batches of one, in float32, relative to the largest output
+)
+
+
+def float_inputs(proto: onnx.ModelProto) -> list[ValueInfoProto]:
+    """Return the graph inputs of a float type that need a value."""
+    return [value for value in required_inputs(proto) if value.type.tensor_type.elem_type in _FLOATS]
+
+
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+
+
+def required_inputs(proto: onnx.ModelProto) -> list[ValueInfoProto]:
+    """Return the graph inputs that have no initializer."""
+    initialized = {tensor.name for tensor in proto.graph.initializer}
+    return [value for value in proto.graph.input if value.name not in initialized]
+
+
+def dims(value: ValueInfoProto) -> list[TensorShapeProto.Dimension]:
+    """Return a value's axes."""
+    return list(value.type.tensor_type.shape.dim)
+
+
+def set_axes(proto: onnx.ModelProto, value: ValueInfoProto, shape: Sequence[int], where: str) -> int:
+    """Call the first axis "batch", and set axes of unknown size to what the manifest says.
+
+    Args:
+        proto: changed in place.
+        value: the explained input.
+        shape: the input's shape without the batch axis; empty means the graph's own.
+        where: opens every message.
+
+    Returns:
+        The batch that the graph was fixed to, or 0 where the first axis was open already.
+
+    Raises:
+        ManifestError: the shape contradicts the graph, an axis is open and nothing says its size, or there
+            is no batch axis.
+    """
+    axes = dims(value)
+    got = f"({', '.join(axis.dim_param or str(axis.dim_value or '?') for axis in axes)})"
+    if len(axes) < 2 or (shape and len(shape) != len(axes) - 1):
+        wanted = f"(batch, {', '.join(map(str, shape))})" if shape else "a batch axis and at least one more"
+        raise ManifestError(f'{where}: input "{value.name}": expected {wanted}, got {got}')
+    for position, axis in enumerate(axes[1:]):
+        size = shape[position] if shape else axis.dim_value
+        if not size:
+            raise ManifestError(
+                f'{where}: input "{value.name}" {got}: axis {position + 1} is open: '
+                "state [input] shape in the manifest"
+            )
+        if axis.dim_value and axis.dim_value != size:
+            raise ManifestError(
+                f"{where}: [input] shape: expected {got} as in the graph"
+                f", got (batch, {', '.join(map(str, shape))})"
+            )
+        _rename(proto, axis.dim_param, size)
+        axis.dim_value = size
+    fixed = axes[0].dim_value
+    if fixed:
+        _forget_shapes(proto)
+    else:
+        _rename(proto, axes[0].dim_param, BATCH)
+    axes[0].dim_param = BATCH
+    return int(fixed)
+
+
+def _values(proto: onnx.ModelProto) -> list[ValueInfoProto]:
+    return [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
+
+
+def _rename(proto: onnx.ModelProto, old: str, new: str | int) -> None:
+    """Replace a symbolic size wherever the graph mentions it."""
+    if not old or old == new:
+        return
+    for value in _values(proto):
+        for axis in dims(value):
+            if axis.dim_param == old and isinstance(new, int):
+                axis.dim_value = new
+            elif axis.dim_param == old:
+                axis.dim_param = str(new)
+
+
+def _forget_shapes(proto: onnx.ModelProto) -> None:
+    """Drop every inferred shape: they all say the fixed batch. Shape inference finds them anew."""
+    del proto.graph.value_info[:]
+    for value in proto.graph.output:
+        for axis in dims(value)[:1]:
+            axis.Clear()
+
+
+def loosen_reshapes(proto: onnx.ModelProto, fixed: int) -> None:
+    """Let every Reshape whose target starts with the fixed batch keep its input's first axis instead.
+
+    The new target has 0 in front, "as in the input", which is also right where the target holds a −1.
+    """
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                constants[node.output[0]] = attribute.t
+    for number, node in enumerate(proto.graph.node):
+        if node.op_type != "Reshape" or node.domain or node.input[1] not in constants:
+            continue
+        target = onnx.numpy_helper.to_array(constants[node.input[1]]).copy()
+        if (
+            target.size < 2
+            or target[0] != fixed
+            or any(a.name == "allowzero" and a.i for a in node.attribute)
+        ):
+            continue
+        target[0] = 0
+        name = f"{node.input[1]}__any_batch_{number}"
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(target, name))
+        node.input[1] = name
+
+
+def loosened_graph_is_equivalent(
+    proto: onnx.ModelProto, value: ValueInfoProto, original: onnx.ModelProto, fixed: int
+) -> bool:
+    """Run both and say whether the loosened graph answers a longer batch as the original answers its parts."""
+    shape = tuple(axis.dim_value for axis in dims(value)[1:])
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    x = np.random.default_rng(0).standard_normal((3 * fixed, *shape)).astype(dtype)
+    try:
+        whole = _run(proto, value.name, [x])[0]
+        parts = _run(original, value.name, [x[i : i + fixed] for i in range(0, 3 * fixed, fixed)])
+    except (RuntimeError, ValueError, ort.capi.onnxruntime_pybind11_state.OrtException):
+        return False
+    joined = [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+    return all(_close(a, b) for a, b in zip(whole, joined, strict=True))
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and bool(
+        np.all(np.abs(a - b) <= _TOLERANCE * max(1.0, float(np.abs(b).max(initial=0))))
+    )
+
+
+def _run(proto: onnx.ModelProto, name: str, batches: list[np.ndarray]) -> list[list[np.ndarray]]:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [session.run(None, {name: batch}) for batch in batches]

@@ -1,0 +1,189 @@
+"""The ONNX loader: from a file, perhaps with weights beside it, to a checked graph in opset 18 or newer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx.version_converter
+from google.protobuf.message import DecodeError
+from onnx import TensorProto
+
+from tonescope_server.errors import ManifestError, NotOnnxError, UnsupportedOperatorError
+from tonescope_server.models.architectures import Architecture, Tensors
+from tonescope_server.models.loaders import LoadedGraph, batch, one_line, read_bytes, sha256
+from tonescope_server.models.loaders.external import embed_external, external_tensors, location
+from tonescope_server.models.loaders.finish import check, finish
+from tonescope_server.models.loaders.pairing import pair
+from tonescope_server.models.loaders.safetensors import float_tensors, parse_tensors
+
+OPSET = 18
+_NO_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({})
+_NO_VALUES = np.empty(0, np.float32)
+_SIGNATURES = (
+    (b"PK\x03\x04", "a zip archive, such as a PyTorch checkpoint"),
+    (b"version https://git-lfs", "a Git LFS pointer: the file itself was never fetched"),
+    (b"\x80\x02", "a pickle"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"<", "markup text"),
+    (b"{", "JSON"),
+)
+
+
+def parse_onnx(data: bytes, where: str) -> onnx.ModelProto:
+    """Read a model from bytes, without its external data.
+
+    Raises:
+        NotOnnxError: the bytes are something else; says what, where it can be told.
+    """
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError as error:
+        raise NotOnnxError(f"{where}: not an ONNX model: {_what(data)}") from error
+    if not proto.ir_version or not proto.graph.node:
+        raise NotOnnxError(f"{where}: not an ONNX model: {_what(data)}")
+    return proto
+
+
+def _what(data: bytes) -> str:
+    if not data:
+        return "the file is empty"
+    kinds = (kind for signature, kind in _SIGNATURES if data.startswith(signature))
+    return f"it looks like {found}" if (found := next(kinds, "")) else f"{len(data)} bytes of something else"
+
+
+def load_onnx(
+    path: Path,
+    *,
+    weights: Path | None = None,
+    input_name: str = "",
+    input_shape: Sequence[int] = (),
+    architectures: Mapping[str, Architecture] = _NO_ARCHITECTURES,
+) -> LoadedGraph:
+    """Load an ONNX file.
+
+    Args:
+        path: the model.
+        weights: a safetensors file that holds the weights, for a model whose external data is missing.
+        input_name: the explained input; "" means the only one of a float type.
+        input_shape: its shape without the batch axis; empty means the graph's own.
+        architectures: asked, by the tensors' names, which tone layout is usual.
+
+    Raises:
+        NotOnnxError: not ONNX, or not valid.
+        MissingWeightsError: external data is missing and nothing was paired.
+        TensorMismatchError: paired weights do not fit.
+        UnsupportedOperatorError: the opset is too old, or too new, to be converted.
+        ManifestError: no single input to explain, or another shape than the manifest's.
+    """
+    where = path.name
+    data = read_bytes(path)
+    proto = parse_onnx(data, where)
+    warnings: list[str] = []
+    parts = [data]
+    layouts = _layouts({tensor.name: _NO_VALUES for tensor in proto.graph.initializer}, architectures)
+    if weights is None:
+        parts += embed_external(proto, path.parent, where)
+    else:
+        parts.append(read_bytes(weights))
+        tensors = parse_tensors(parts[1], weights.name)
+        warnings += _embed_paired(proto, path, tensors, weights.name)
+        layouts = _layouts(tensors, architectures)
+    check(proto, where)
+    proto = _convert(_inline(proto, where), where)
+    proto = _any_batch(proto, input_name, input_shape, where, warnings)
+    return LoadedGraph(
+        graph=finish(proto, where),
+        digest=sha256(parts),
+        weights_sha256=sha256([data]),
+        layouts=layouts,
+        warnings=tuple(warnings),
+    )
+
+
+def _layouts(tensors: Tensors, architectures: Mapping[str, Architecture]) -> Mapping[int, str]:
+    """Return the usual tone layouts of the one architecture whose tensor names these are."""
+    found = [a.layouts for a in architectures.values() if a.matches(tensors)]
+    return found[0] if len(found) == 1 else {}
+
+
+def _embed_paired(proto: onnx.ModelProto, path: Path, tensors: Tensors, weights: str) -> list[str]:
+    where = f"{path.name} with {weights}"
+    warnings: list[str] = []
+    external = external_tensors(proto)
+    for tensor in external:
+        location(tensor, path.parent, path.name)
+    floats = float_tensors(tensors, weights, warnings)
+    candidates = [tensor for tensor in proto.graph.initializer if tensor.data_type == TensorProto.FLOAT]
+    found, notes = pair(candidates, {tensor.name for tensor in external}, floats, where)
+    for tensor in candidates:
+        if tensor.name in found:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(floats[found[tensor.name]], tensor.name))
+    embed_external(proto, path.parent, where)
+    return [*warnings, *notes]
+
+
+def _inline(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    if not proto.functions:
+        return proto
+    try:
+        return onnx.inliner.inline_local_functions(proto)
+    except (RuntimeError, ValueError) as error:
+        raise NotOnnxError(f"{where}: its functions cannot be inlined: {one_line(error)}") from error
+
+
+def _convert(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    version = next((opset.version for opset in proto.opset_import if opset.domain in ("", "ai.onnx")), 0)
+    newest = onnx.defs.onnx_opset_version()
+    if version > newest:
+        raise UnsupportedOperatorError(f"{where}: opset {version}: expected {newest} or older")
+    if version >= OPSET or not version:
+        return proto
+    try:
+        return onnx.version_converter.convert_version(proto, OPSET)
+    except (RuntimeError, ValueError) as error:
+        raise UnsupportedOperatorError(
+            f"{where}: opset {version} cannot be converted to {OPSET}: {one_line(error)}"
+        ) from error
+
+
+def _explained_input(proto: onnx.ModelProto, name: str, where: str) -> onnx.ValueInfoProto:
+    required = batch.required_inputs(proto)
+    floats = {value.name: value for value in batch.float_inputs(proto)}
+    listed = ", ".join(value.name for value in required) or "none"
+    if name and name not in floats:
+        raise ManifestError(f'{where}: no float input "{name}" (inputs: {listed})')
+    if len(required) != 1 or not floats:
+        raise ManifestError(
+            f"{where}: expected one input, of a float type, got {len(required)} ({listed}): "
+            "nothing could feed the others"
+        )
+    return required[0]
+
+
+def _any_batch(
+    proto: onnx.ModelProto, name: str, shape: Sequence[int], where: str, warnings: list[str]
+) -> onnx.ModelProto:
+    """Make the first axis of the input symbolic, where the graph still answers every window by itself."""
+    original = onnx.ModelProto()
+    original.CopyFrom(proto)
+    value = _explained_input(proto, name, where)
+    fixed = batch.set_axes(proto, value, shape, where)
+    if not fixed:
+        return proto
+    batch.loosen_reshapes(proto, fixed)
+    if batch.loosened_graph_is_equivalent(proto, value, original, fixed):
+        return proto
+    if fixed != 1:
+        raise ManifestError(
+            f'{where}: input "{value.name}" takes batches of {fixed} only: export it with an open batch'
+        )
+    warnings.append(
+        f'{where}: input "{value.name}" takes one window at a time: its batch is fixed at 1 in the graph'
+    )
+    return original

@@ -1,0 +1,85 @@
+"""What a loaded model is: one graph, its manifest, and what its input cells mean.
+
+Files are read in ``loading``; nothing here does I/O, and nothing here runs the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from tonescope_server.csi.cells import CellMap
+from tonescope_server.csi.tones import ToneTable
+from tonescope_server.models.manifest import Manifest
+
+BATCH = "batch"
+"""The name of the symbolic first axis of every input and output."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A graph input, an output or an internal value.
+
+    Attributes:
+        name: the value's name in the graph.
+        dtype: its NumPy name, such as ``"float32"``; "" where shape inference could not tell.
+        shape: the size of each axis, −1 for one that varies (the batch axis); () also where the rank is not
+            known.
+        op_type: the operator that produces it; "" for a graph input.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    op_type: str = ""
+
+    @classmethod
+    def of(cls, value: ir.Value) -> TensorSpec:
+        """Describe a value of a graph."""
+        dtype = value.dtype
+        known = dtype is not None and dtype is not ir.DataType.UNDEFINED
+        producer = value.producer()
+        return cls(
+            name=value.name or "",
+            dtype=dtype.numpy().name if dtype is not None and known else "",
+            shape=tuple(d if isinstance(d, int) else -1 for d in value.shape or ()),
+            op_type=producer.op_type if producer is not None else "",
+        )
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model ready to be explained. Treat ``graph`` as immutable: clone it before changing anything.
+
+    Attributes:
+        name: its name in the store, or the stem of its file.
+        version: its version; "1" where nothing says otherwise.
+        digest: sha256, in hexadecimal, over the bytes of every weight file in turn (weights, then external
+            data or paired weights, then the adapter). For a model of one file it is that file's sha256.
+        graph: ONNX, opset 18 or newer, weights embedded, shapes inferred, functions inlined, first axis
+            symbolic.
+        manifest: the manifest as resolved: every guess is filled in and is also in ``warnings``.
+        input: the input that is explained; its first axis is −1, or 1 where the graph allows no other batch.
+        outputs: the graph's outputs; the first is the default target's.
+        table: the tones of a window's rows.
+        cells: how the flat cells of one window map to frames and tones.
+        warnings: guesses and oddities met while loading, one line each.
+    """
+
+    name: str
+    version: str
+    digest: str
+    graph: ir.Model
+    manifest: Manifest
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...]
+    table: ToneTable
+    cells: CellMap
+    warnings: tuple[str, ...] = ()
+
+
+def output_specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
+    """Describe several values, in order."""
+    return tuple(TensorSpec.of(value) for value in values)
