@@ -73,13 +73,11 @@ class Target:
 
     @classmethod
     def log_probability(cls, label: int | str | IntArray | None = None, output: str | None = None) -> Target:
-        """log p of a label under a softmax over ``output``; of the predicted class where ``label`` is None."""
+        """Log p of a label under a softmax over ``output``; of the predicted class where ``label`` is None."""
         return cls(TargetKind.LOG_PROBABILITY, output, label)
 
     @classmethod
-    def negative_log_likelihood(
-        cls, label: int | str | IntArray | None = None, output: str | None = None
-    ) -> Target:
+    def negative_log_likelihood(cls, label: int | str | IntArray | None = None, output: str | None = None) -> Target:
         """−log p of a label under a softmax over ``output``; of the predicted class where ``label`` is None."""
         return cls(TargetKind.NEGATIVE_LOG_LIKELIHOOD, output, label)
 
@@ -147,6 +145,9 @@ class Attribution:
         compute_s: seconds spent computing the batch.
         model_digest: sha256 of the model that answered.
         warnings: what a user should know.
+        units: attribution per group of cells, ``(batch, n_units)``, for a method that attributes groups (occluded
+            slabs, say); None for others.
+        standard_error: of ``tones``, for a sampled estimate; None for an exact method.
     """
 
     prediction: Prediction
@@ -164,3 +165,5 @@ class Attribution:
     compute_s: float = 0.0
     model_digest: str = ""
     warnings: tuple[ResultWarning, ...] = field(default=())
+    units: FloatArray | None = None
+    standard_error: FloatArray | None = None

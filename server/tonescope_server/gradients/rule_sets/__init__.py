@@ -1,0 +1,1 @@
+"""Rule sets, one a file: ``standard`` is the gradient; the others override it."""

@@ -1,0 +1,294 @@
+"""The explainer: one model, ready to answer. What the daemon uses, and what notebooks use without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from os import environ
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from tonescope_server.engine.plan import Plan, PlanCache
+from tonescope_server.engine.prediction import predictions
+from tonescope_server.engine.prepared import Check, Prepared, never
+from tonescope_server.engine.session import Session
+from tonescope_server.engine.targets import Resolved, TargetLike, as_target, resolve
+from tonescope_server.engine.windows import checked
+from tonescope_server.errors import ParameterError, TonescopeError, UnknownModelError
+from tonescope_server.gradients import missing_rules
+from tonescope_server.gradients.rule_set import operator_name
+from tonescope_server.gradients.tape import Tape
+from tonescope_server.models.loading import load_model
+from tonescope_server.models.model import Model, TensorSpec
+from tonescope_server.models.store import ModelStore
+from tonescope_server.plugin.api import Method, Requirement
+from tonescope_server.plugin.host import PluginHost
+from tonescope_server.types import Attribution, FloatArray, Prediction
+
+STORE_VARIABLE = "TONESCOPE_STORE"
+
+
+class Explainer:
+    """Predicts and explains with one model.
+
+    Arrays ``x`` have a batch axis and then the model input's shape. Answers do not depend on what else is in a batch.
+
+    Attributes:
+        model: the model.
+        host: methods and rule sets.
+    """
+
+    def __init__(self, model: Model, host: PluginHost, *, threads: int = 1, cache: PlanCache | None = None) -> None:
+        """Make an explainer.
+
+        Args:
+            model: the model.
+            host: methods and rule sets.
+            threads: of ONNX Runtime, within one run. Two help large graphs and hurt small ones.
+            cache: where compiled plans are kept; several explainers may share one.
+        """
+        self.model = model
+        self.host = host
+        self._threads = threads
+        self._cache = PlanCache() if cache is None else cache
+
+    @classmethod
+    def load(
+        cls,
+        path_or_name: str | Path,
+        *,
+        store: str | Path | None = None,
+        manifest: str | Path | None = None,
+        adapter: str | Path | None = None,
+        weights: str | Path | None = None,
+        threads: int = 1,
+    ) -> Explainer:
+        """Load a model file, or a model of a store, for use in this process.
+
+        Args:
+            path_or_name: a file or folder; or a name in the store, ``name`` or ``name/version``.
+            store: the store's folder; by default the environment's ``TONESCOPE_STORE``.
+            manifest: a ``model.toml`` for a bare file.
+            adapter: a safetensors adapter.
+            weights: safetensors weights for an ONNX file whose external data is missing.
+            threads: of ONNX Runtime.
+
+        Raises:
+            UnknownModelError: neither a file nor a name in the store.
+            ModelError: the model cannot be loaded.
+        """
+        host = installed_plugins()
+        path = Path(path_or_name)
+        if path.exists():
+            model = load_model(
+                path, manifest=manifest, adapter=adapter, weights=weights, architectures=host.architectures
+            )
+            return cls(model, host, threads=threads)
+        folder = environ.get(STORE_VARIABLE) if store is None else store
+        if folder is None:
+            raise UnknownModelError(
+                f"model '{path_or_name}': expected a file, or a name in a store; no such file, and no store was given "
+                f"(argument store, or environment variable {STORE_VARIABLE})"
+            )
+        name, _, version = str(path_or_name).partition("/")
+        return cls(ModelStore(folder, host.architectures).get(name, version), host, threads=threads)
+
+    # -- answers ------------------------------------------------------------------------------------------------
+
+    def predict(self, x: npt.ArrayLike) -> Prediction:
+        """Return what the model says of windows.
+
+        Shapes:
+            ``x`` (batch, *input shape) → outputs (batch, …).
+
+        Raises:
+            ShapeError, DtypeError, NonFiniteError: what is wrong with ``x``.
+        """
+        windows = checked(self.model, x)
+        return predictions(self.model, self._forward.session.run({self.model.input.name: windows}))
+
+    def explain(
+        self, x: npt.ArrayLike, method: str = "input_x_gradient", target: TargetLike = None, **parameters: Any
+    ) -> Attribution:
+        """Explain windows.
+
+        Args:
+            x: (batch, *input shape).
+            method: an attribution method, by name.
+            target: the scalar that is explained: a class index or name, one index per window, or a ``Target``; None
+                means the predicted class, and for a regression the mean of the output.
+            **parameters: the method's own.
+
+        Raises:
+            InvalidInputError: what is wrong with ``x``, the target or a parameter.
+            UnknownMethodError: no such method.
+            UnsupportedOperatorError: the model has an operator that the method cannot differentiate.
+        """
+        return self.prepare(method, target, parameters).run(checked(self.model, x))
+
+    def gradient(
+        self, x: npt.ArrayLike, target: TargetLike = None, *, at: str = "input", rule_set: str = "standard"
+    ) -> FloatArray:
+        """Return the gradient of the target by the input or by an internal value.
+
+        Args:
+            x: (batch, *input shape).
+            target: as for ``explain``.
+            at: ``"input"``, or the name of a value in the graph.
+            rule_set: backward rules by name.
+
+        Returns:
+            (batch, *shape of the value).
+        """
+        windows, resolved, name = checked(self.model, x), self.resolve(target), self._value(at)
+
+        def describe(tape: Tape) -> None:
+            tape.result("gradient", tape.evaluate_at([name], rule_set)[0].gradient)
+
+        plan = self.compiled(("gradient", name, rule_set), resolved, describe, keep=(name,))
+        feeds = {self.model.input.name: windows, **resolved.feeds(slice(None), len(windows))}
+        return plan.session.run(feeds)["gradient"]
+
+    def activation(self, x: npt.ArrayLike, at: str) -> FloatArray:
+        """Return an internal value: (batch, *shape of the value)."""
+        windows, name = checked(self.model, x), self._value(at)
+
+        def describe(tape: Tape) -> None:
+            tape.result("activation", tape.activations([name])[0])
+
+        plan = self.compiled(("activation", name), self.resolve(None), describe, keep=(name,))
+        return plan.session.run({self.model.input.name: windows})["activation"]
+
+    def score(self, x: npt.ArrayLike, target: TargetLike = None, *, check: Check = never) -> FloatArray:
+        """Return the target's value: (batch,)."""
+        windows = checked(self.model, x)
+        resolved = self.resolve(target)
+        feeds = {self.model.input.name: windows, **resolved.feeds(slice(None), len(windows))}
+        check()
+        return np.asarray(self.scoring(resolved).session.run(feeds)["score"])
+
+    # -- what is compiled ---------------------------------------------------------------------------------------
+
+    def resolve(self, target: TargetLike) -> Resolved:
+        """Resolve a target against this model, or say what is wrong with it."""
+        return resolve(as_target(target, self.model), self.model)
+
+    def prepare(self, method: str, target: TargetLike = None, parameters: Mapping[str, Any] | None = None) -> Prepared:
+        """Check a request and compile what it needs, without running it on anything yet."""
+        chosen = self.host.method(method)
+        try:
+            checked_parameters = chosen.Parameters.model_validate(dict(parameters or {}))
+        except ValidationError as error:
+            raise ParameterError(_first_line(method, error)) from error
+        return Prepared(self, chosen, self.resolve(target), checked_parameters)
+
+    def compiled(
+        self,
+        key: tuple[Any, ...],
+        resolved: Resolved,
+        describe: Callable[[Tape], object],
+        *,
+        keep: Sequence[str] = (),
+    ) -> Plan:
+        """Return the plan that ``describe`` describes, compiled once for its key and the target's seed.
+
+        Internal values that it differentiates by must be named in ``keep``.
+
+        Raises:
+            UnsupportedOperatorError: an operator has no rule; the message names the methods that still work.
+        """
+
+        def make() -> Plan:
+            return self._compile(resolved, describe, keep)
+
+        return self._cache.get((self.model.digest, self._threads, key, resolved.seed), make)
+
+    def scoring(self, resolved: Resolved) -> Plan:
+        """Return the plan that computes the target without differentiating it."""
+        return self.compiled(("score",), resolved, Tape.score)
+
+    # -- what is known ------------------------------------------------------------------------------------------
+
+    def applicability(self) -> dict[str, str]:
+        """Return for each method "" where it can explain this model, else why it cannot."""
+        missing = self._missing
+        why = ""
+        if missing:
+            why = f"no rule for operator {', '.join(dict.fromkeys(operator_name(n) for n in missing))}"
+        return {
+            name: why if method.requirement is not Requirement.PREDICTIONS else ""
+            for name, method in sorted(self.host.methods.items())
+        }
+
+    def layers(self) -> tuple[TensorSpec, ...]:
+        """Return the internal values that a gradient can be taken by."""
+        found = [TensorSpec.of(v) for node in self.model.graph.graph for v in node.outputs]
+        return tuple(s for s in found if s.dtype.startswith(("float", "bfloat")) and s.shape[:1] == (-1,))
+
+    def operators(self) -> list[tuple[str, int, bool]]:
+        """Return each operator, how often it occurs, and whether the standard rule set can differentiate it."""
+        names = [operator_name(n) for n in self.model.graph.graph]
+        lacking = {operator_name(n) for n in self._missing}
+        counts = sorted(((names.count(n), n) for n in set(names)), key=lambda pair: (-pair[0], pair[1]))
+        return [(name, count, name not in lacking) for count, name in counts]
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _forward(self) -> Plan:
+        return self.compiled(("predict",), self.resolve(None), Tape.predict)
+
+    @cached_property
+    def _missing(self) -> Sequence[Any]:
+        graph = self.model.graph.graph
+        by = [v for v in graph.inputs if v.name == self.model.input.name]
+        return missing_rules(graph, graph.outputs, by, self.host.rule_set("standard"))
+
+    def _value(self, at: str) -> str:
+        return self.model.input.name if at == "input" else at
+
+    def _compile(self, resolved: Resolved, describe: Callable[[Tape], object], keep: Sequence[str]) -> Plan:
+        model = self.model
+        tape = Tape(
+            model.graph,
+            model.input.name,
+            resolved.seed,
+            self.host.rule_set,
+            model.cells.tone_of_cell,
+            model.cells.n_tones,
+            keep=keep,
+        )
+        try:
+            describe(tape)
+        except TonescopeError as error:
+            raise _still_work(error, self.host.methods) from error
+        graph = tape.finish()
+        return Plan(graph, Session(graph, threads=self._threads), tape.rule_set_used)
+
+
+@lru_cache(maxsize=1)
+def installed_plugins() -> PluginHost:
+    """Return the plugins of this environment, loaded once."""
+    return PluginHost.load()
+
+
+def _still_work(error: TonescopeError, methods: Mapping[str, Method]) -> TonescopeError:
+    """Add, to an operator that cannot be differentiated, the methods that need no gradient."""
+    if error.reason != "UNSUPPORTED_OPERATOR":
+        return error
+    names = sorted(n for n, m in methods.items() if m.requirement is Requirement.PREDICTIONS)
+    return type(error)(f"{error}; these methods need no gradient and still work: {', '.join(names) or 'none'}")
+
+
+def _first_line(method: str, error: ValidationError) -> str:
+    """Say in one line which parameter is wrong, what was expected and what was got."""
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"][:1]) or "parameters"
+    if first["type"] == "extra_forbidden":
+        return f"method '{method}' has no parameter '{name}'"
+    got = repr(first.get("input"))
+    return f"method '{method}', parameter '{name}': {first['msg']}, got {got if len(got) < 80 else got[:77] + '...'}"

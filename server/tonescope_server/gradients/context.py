@@ -1,0 +1,222 @@
+"""What a rule may use: emitting nodes, typed constants, shape and constant queries, un-broadcasting.
+
+No rule and no walk is here, and nothing that knows CSI or methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from tonescope_server.errors import UnsupportedOperatorError
+from tonescope_server.gradients.rule_set import operator_name
+
+Dim = int | str | None
+"""A static size, the name of a symbolic one, or None where nothing is known."""
+
+
+class Context:
+    """Emits nodes into one graph, in order, on behalf of rules.
+
+    Attributes:
+        graph: the graph that grows.
+        portable: emit only operators in their plain form, for export to other runtimes; else forms that are fast on
+            ONNX Runtime's CPU kernels.
+    """
+
+    def __init__(self, graph: ir.Graph, *, portable: bool = False) -> None:
+        self.graph = graph
+        self.portable = portable
+        self.rule_set_name = ""
+        self._tape = ir.tape.Tape(graph)
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._needed: set[ir.Value] = set()
+        self._unexpanded: set[ir.Value] = set()
+        self._serial = len(graph.initializers)
+
+    # -- emitting -----------------------------------------------------------------------------------------------
+
+    def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        """Emit a node with one output and return that output."""
+        return self._tape.op(op_type, inputs, attributes)
+
+    def ops(self, op_type: str, *inputs: ir.Value | None, outputs: int, **attributes: Any) -> Sequence[ir.Value]:
+        """Emit a node with several outputs and return them."""
+        return self._tape.op_multi_out(op_type, inputs, attributes, num_outputs=outputs)
+
+    def constant(self, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> ir.Value:
+        """Return an initializer with these elements; equal ones are shared."""
+        data = np.asarray(array, dtype)
+        key = (data.dtype.str, data.shape, data.tobytes())
+        if key not in self._constants:
+            self._serial += 1
+            name = f"constant_{self._serial}"
+            while name in self.graph.initializers:
+                self._serial += 1
+                name = f"constant_{self._serial}"
+            self._constants[key] = self._tape.initializer(ir.tensor(data, name=name))
+        return self._constants[key]
+
+    def ints(self, values: Iterable[int]) -> ir.Value:
+        """Return a 1-D int64 constant: axes, shapes, sizes."""
+        return self.constant(np.asarray(list(values), np.int64))
+
+    def scalar(self, value: float, like: ir.Value) -> ir.Value:
+        """Return a constant scalar of ``like``'s element type."""
+        return self.constant(np.asarray(value), self.dtype(like).numpy())
+
+    # -- queries ------------------------------------------------------------------------------------------------
+
+    def attribute(self, node: ir.Node, name: str, default: Any = None) -> Any:
+        """Return an attribute's value, or ``default`` where the node does not have it."""
+        attribute = node.attributes.get(name)
+        return default if attribute is None else attribute.value
+
+    def value_of(self, value: ir.Value | None) -> npt.NDArray[Any] | None:
+        """Return the elements of a value known before anything runs, else None."""
+        if value is None:
+            return None
+        if value.const_value is not None:
+            return value.const_value.numpy()
+        producer = value.producer()
+        if producer is not None and producer.op_type == "Constant":
+            return constant_of(producer)
+        if producer is not None and producer.op_type == "Identity":
+            return self.value_of(producer.inputs[0])
+        return None
+
+    def dims(self, value: ir.Value) -> tuple[Dim, ...]:
+        """Return the size of every axis; refuses, by name, a value whose rank inference could not find."""
+        if value.shape is None:
+            raise UnsupportedOperatorError(
+                f"value '{value.name}': its rank is needed to differentiate and shape inference could not find it"
+            )
+        return tuple(d if isinstance(d, int) else d.value for d in value.shape)
+
+    def rank(self, value: ir.Value) -> int:
+        """Return the number of axes."""
+        return len(self.dims(value))
+
+    def dtype(self, value: ir.Value) -> ir.DataType:
+        """Return the element type."""
+        if value.dtype is None:
+            raise UnsupportedOperatorError(f"value '{value.name}': its element type is not known")
+        return value.dtype
+
+    def static_dims(self, node: ir.Node, value: ir.Value, first: int, why: str) -> tuple[int, ...]:
+        """Return the sizes of the axes from ``first`` on; refuses, naming ``why``, where one is not static."""
+        dims = self.dims(value)[first:]
+        if any(not isinstance(d, int) for d in dims):
+            raise self.unsupported(node, f"{why} needs static sizes, got {self.dims(value)} for '{value.name}'")
+        return tuple(d for d in dims if isinstance(d, int))
+
+    def need(self, value: ir.Value | None) -> bool:
+        """Tell whether a cotangent for ``value`` is of any use; rules skip the work where it is not."""
+        return value is not None and value in self._needed
+
+    def unsupported(self, node: ir.Node, why: str) -> UnsupportedOperatorError:
+        """Make the error for a node that the rule cannot differentiate as it is."""
+        return UnsupportedOperatorError(
+            f"operator {operator_name(node)} at node '{node.name}', rule set '{self.rule_set_name}': {why}"
+        )
+
+    # -- shapes of cotangents -----------------------------------------------------------------------------------
+
+    def typed(self, value: ir.Value, like: ir.Value) -> ir.Value:
+        """Give an emitted value the shape and type of ``like``, so that later rules can ask for them."""
+        value.shape = like.shape
+        value.type = like.type
+        return value
+
+    def mark_unexpanded(self, value: ir.Value) -> ir.Value:
+        """Say that a cotangent is only broadcastable to its primal's shape."""
+        self._unexpanded.add(value)
+        return value
+
+    def is_unexpanded(self, value: ir.Value) -> bool:
+        """Tell whether a cotangent is only broadcastable to its primal's shape."""
+        return value in self._unexpanded
+
+    def expanded(self, cotangent: ir.Value, primal: ir.Value) -> ir.Value:
+        """Return the cotangent in its primal's full shape."""
+        if cotangent not in self._unexpanded:
+            return cotangent
+        dims = self.dims(primal)
+        # Expand broadcasts both ways: a 1 in the target keeps the operand's own size, so a symbolic axis needs no
+        # Shape node unless that very axis is the one to widen (then the zero tensor of the primal's shape does it).
+        if all(isinstance(d, int) for d in dims[1:]):
+            target = self.ints([1, *(d for d in dims[1:] if isinstance(d, int))])
+        else:
+            target = self.op("Shape", primal)
+        return self.typed(self.op("Expand", cotangent, target), primal)
+
+    def shape_of(self, value: ir.Value) -> ir.Value:
+        """Return ``value``'s shape as a 1-D int64 value: a constant where it is static."""
+        dims = self.dims(value)
+        if all(isinstance(d, int) for d in dims):
+            return self.ints(d for d in dims if isinstance(d, int))
+        return self.op("Shape", value)
+
+    def reshape_like(self, cotangent: ir.Value, primal: ir.Value) -> ir.Value:
+        """Reshape to the primal's shape, with −1 for one unknown axis rather than Shape nodes."""
+        dims = self.dims(primal)
+        unknown = [i for i, d in enumerate(dims) if not isinstance(d, int)]
+        if len(unknown) <= 1 and 0 not in dims:
+            shape = self.ints(d if isinstance(d, int) else -1 for d in dims)
+        else:
+            shape = self.op("Shape", primal)
+        return self.typed(self.op("Reshape", cotangent, shape), primal)
+
+    def unbroadcast(self, cotangent: ir.Value, primal: ir.Value, result: ir.Value) -> ir.Value:
+        """Sum ``cotangent``, of ``result``'s shape, over the axes along which ``primal`` was broadcast to it."""
+        have, want = self.dims(result), self.dims(primal)
+        lead = len(have) - len(want)
+        axes = list(range(lead))
+        unsure = False
+        for i, d in enumerate(want):
+            other = have[lead + i]
+            if d == 1 and other != 1:
+                axes.append(lead + i)
+            elif d != other and d != 1 and not isinstance(d, int):
+                unsure = True
+        if unsure:
+            return self._unbroadcast_at_run_time(cotangent, primal, lead)
+        if axes:
+            cotangent = self.op("ReduceSum", cotangent, self.ints(axes), keepdims=1)
+        if lead:
+            cotangent = self.op("Squeeze", cotangent, self.ints(range(lead)))
+        return self.typed(cotangent, primal)
+
+    def _unbroadcast_at_run_time(self, cotangent: ir.Value, primal: ir.Value, lead: int) -> ir.Value:
+        shape = self.op("Shape", primal)
+        padded = self.op("Concat", self.ints([1] * lead), shape, axis=0) if lead else shape
+        ones = self.op("Equal", padded, self.ints([1]))
+        axes = self.op("Reshape", self.op("NonZero", ones), self.ints([-1]))
+        summed = self.op("ReduceSum", cotangent, axes, keepdims=1, noop_with_empty_axes=1)
+        return self.typed(self.op("Reshape", summed, shape), primal)
+
+
+def constant_of(node: ir.Node) -> npt.NDArray[Any] | None:
+    """Return the elements that a Constant node holds."""
+    for name, dtype in _CONSTANT_ATTRIBUTES.items():
+        attribute = node.attributes.get(name)
+        if attribute is None:
+            continue
+        if dtype is None:
+            array: npt.NDArray[Any] = attribute.value.numpy()
+            return array
+        return np.asarray(attribute.value, dtype)
+    return None
+
+
+_CONSTANT_ATTRIBUTES: Mapping[str, type | None] = {
+    "value": None,
+    "value_float": np.float32,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_ints": np.int64,
+}

@@ -1,0 +1,37 @@
+"""The plain gradient: every operator's vector-Jacobian product."""
+
+from __future__ import annotations
+
+from tonescope_server.gradients.rule_set import RuleSet
+from tonescope_server.gradients.rules import (
+    activation,
+    convolution,
+    elementwise,
+    matmul,
+    normalization,
+    pooling,
+    reduction,
+    shape,
+)
+from tonescope_server.marker import hookimpl
+
+STANDARD = RuleSet(
+    "standard",
+    {
+        **elementwise.RULES,
+        **activation.RULES,
+        **matmul.RULES,
+        **convolution.RULES,
+        **pooling.RULES,
+        **normalization.RULES,
+        **reduction.RULES,
+        **shape.RULES,
+    },
+    summary="The gradient itself.",
+)
+
+
+@hookimpl
+def tonescope_rule_sets() -> list[RuleSet]:
+    """Offer the standard rule set."""
+    return [STANDARD]

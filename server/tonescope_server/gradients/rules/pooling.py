@@ -1,0 +1,119 @@
+"""Pools over windows, and over everything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from tonescope_server.gradients.context import Context
+from tonescope_server.gradients.rule_set import Cotangents, Rule
+from tonescope_server.gradients.rules._windows import Geometry, geometry
+from tonescope_server.gradients.rules.convolution import cropped, window_of
+from tonescope_server.gradients.rules.elementwise import required
+
+
+def global_average_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``g`` over the number of positions; left unexpanded."""
+    x = required(node.inputs[0])
+    sizes = ctx.static_dims(node, x, 2, "the number of positions")
+    return [ctx.mark_unexpanded(ctx.op("Div", cotangents[0], ctx.scalar(float(np.prod(sizes)), x)))]
+
+
+def max_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Send each window's cotangent to its maximum: the first in row-major order where several tie.
+
+    The forward node is asked for its Indices, which are exact on ties, where an equality mask is wrong.
+    """
+    x, g = required(node.inputs[0]), required(cotangents[0])
+    if len(node.outputs) == 1:
+        node.resize_outputs(2)
+        node.outputs[1].name = f"{node.outputs[0].name}:indices"
+        node.outputs[1].type = ir.TensorType(ir.DataType.INT64)
+        node.outputs[1].shape = node.outputs[0].shape
+    flat = ctx.ints([-1])
+    # ScatterElements has no float16 sum on the CPU: go through float32 there.
+    half = ctx.dtype(x) != ir.DataType.FLOAT and ctx.dtype(x) != ir.DataType.DOUBLE
+    updates = ctx.op("Reshape", ctx.op("Cast", g, to=int(ir.DataType.FLOAT)) if half else g, flat)
+    zero = ctx.scalar(0.0, x) if not half else ctx.constant(np.float32(0.0))
+    length = ctx.op("Reshape", ctx.op("Size", x), flat)
+    blank = ctx.op("Expand", zero, length)
+    summed = ctx.op(
+        "ScatterElements", blank, ctx.op("Reshape", node.outputs[1], flat), updates, axis=0, reduction="add"
+    )
+    whole = ctx.reshape_like(summed, x)
+    return [ctx.op("Cast", whole, to=int(ctx.dtype(x))) if half else whole]
+
+
+def average_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Spread each window's cotangent, over its count, to the window's elements."""
+    x, g = required(node.inputs[0]), required(cotangents[0])
+    kernel = tuple(ctx.attribute(node, "kernel_shape"))
+    shape = geometry(ctx, node, x, kernel)
+    counts = _counts(ctx, node, x, shape)
+    scale = 1.0 / counts.astype(ctx.dtype(x).numpy())
+    share = ctx.op("Mul", g, ctx.constant(scale.reshape(scale.shape or (1,)), ctx.dtype(x).numpy()))
+    if kernel == shape.stride == shape.extent and _tiles(shape):
+        factors = ctx.constant([1.0, 1.0, *map(float, kernel)], np.float32)
+        return [
+            ctx.op(
+                "Resize", share, None, factors, mode="nearest", nearest_mode="floor",
+                coordinate_transformation_mode="asymmetric",
+            )
+        ]  # fmt: skip
+    return [_spread(ctx, share, x, shape)]
+
+
+def _spread(ctx: Context, share: ir.Value, x: ir.Value, shape: Geometry) -> ir.Value:
+    """Add ``share`` to every element of its window, channel by channel: a transposed convolution with ones.
+
+    Channels are moved into the batch axis: one dense kernel is far faster than a depthwise ConvTranspose.
+    """
+    single = ctx.op("Reshape", share, ctx.op("Concat", ctx.ints([-1, 1]), ctx.op("Shape", share, start=2), axis=0))
+    ones = ctx.constant(np.ones((1, 1, *shape.kernel)), ctx.dtype(x).numpy())
+    full = ctx.op(
+        "ConvTranspose", single, ones, strides=list(shape.stride), dilations=list(shape.dilation),
+        kernel_shape=list(shape.kernel), pads=[0] * 2 * shape.axes,
+    )  # fmt: skip
+    if shape.is_static:
+        left = shape.leftover()
+        end = [e - v for e, v in zip(shape.end, left, strict=True)]
+        if any(e < 0 for e in end):
+            grow = ctx.ints([0] * shape.axes + [max(-e, 0) for e in end])
+            full = ctx.op("Pad", full, grow, None, ctx.ints(range(2, 2 + shape.axes)))
+        full = cropped(ctx, full, shape.begin, [max(e, 0) for e in end])
+    else:
+        full = window_of(ctx, full, x, shape)
+    return ctx.reshape_like(full, x)
+
+
+def _tiles(shape: Geometry) -> bool:
+    return shape.is_static and not any((*shape.begin, *shape.end, *shape.leftover()))
+
+
+def _counts(ctx: Context, node: ir.Node, x: ir.Value, shape: Geometry) -> npt.NDArray[np.float64]:
+    """Return what each window divides its sum by: a number where it is everywhere the same, else per position."""
+    ceil = ctx.attribute(node, "ceil_mode", 0)
+    include = ctx.attribute(node, "count_include_pad", 0)
+    padded = any((*shape.begin, *shape.end))
+    if not ceil and (include or not padded):
+        return np.asarray(float(np.prod(shape.kernel)))
+    ctx.static_dims(node, x, 2, "a count that varies at the edges")
+    total: npt.NDArray[np.float64] = np.ones((1, 1, *[1] * shape.axes))
+    for axis in range(shape.axes):
+        n, begin, end = shape.sizes()[axis], shape.begin[axis], shape.end[axis]
+        low, high = (-begin, n + end) if include else (0, n)
+        starts = np.arange(shape.outs()[axis]) * shape.stride[axis] - begin
+        places = starts[:, None] + np.arange(shape.kernel[axis])[None, :] * shape.dilation[axis]
+        count = ((places >= low) & (places < high)).sum(axis=1).astype(np.float64)
+        total = total * count.reshape([1, 1, *(-1 if a == axis else 1 for a in range(shape.axes))])
+    return total
+
+
+RULES: dict[str, Rule] = {
+    "GlobalAveragePool": global_average_pool,
+    "MaxPool": max_pool,
+    "AveragePool": average_pool,
+}

@@ -1,0 +1,379 @@
+"""The tape on which a method describes its attribution: one graph from windows to attributions.
+
+A method says what it wants in terms of ``x``, gradients and arithmetic; the tape emits the model, its backward pass and
+the method's own arithmetic into one graph, which ONNX Runtime runs in one call and which can be exported. What methods
+are is in ``plugin.api``; how graphs are run is in ``engine``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from tonescope_server.errors import MethodNotApplicableError
+from tonescope_server.gradients.context import Context
+from tonescope_server.gradients.differentiate import named, pull_back, values_by_name
+from tonescope_server.gradients.prepass import infer_shapes, lift_1d, remove_unused
+from tonescope_server.gradients.rule_set import RuleSet
+from tonescope_server.gradients.seed import Seed, weights_name
+
+
+@dataclass(frozen=True)
+class Var:
+    """A value on the tape: batch first, then ``shape``. Arithmetic on it emits nodes.
+
+    Attributes:
+        tape: the tape it is on.
+        value: the graph's value.
+        shape: sizes after the batch axis; −1 where a size is known at run time only.
+    """
+
+    tape: Tape
+    value: ir.Value
+    shape: tuple[int, ...]
+
+    def __add__(self, other: Var | float) -> Var:
+        return self.tape._binary("Add", self, other)
+
+    def __sub__(self, other: Var | float) -> Var:
+        return self.tape._binary("Sub", self, other)
+
+    def __mul__(self, other: Var | float) -> Var:
+        return self.tape._binary("Mul", self, other)
+
+    def __truediv__(self, other: Var | float) -> Var:
+        return self.tape._binary("Div", self, other)
+
+    def __abs__(self) -> Var:
+        return Var(self.tape, self.tape.context.op("Abs", self.value), self.shape)
+
+    def sum(self, axis: int) -> Var:
+        """Sum over one axis of ``shape``, counted from 0."""
+        return self._reduced("ReduceSum", axis)
+
+    def mean(self, axis: int) -> Var:
+        """Average over one axis of ``shape``, counted from 0."""
+        return self._reduced("ReduceMean", axis)
+
+    def unsqueeze(self, axis: int) -> Var:
+        """Insert an axis of size one into ``shape``."""
+        value = self.tape.context.op("Unsqueeze", self.value, self.tape.context.ints([axis + 1]))
+        return Var(self.tape, value, (*self.shape[:axis], 1, *self.shape[axis:]))
+
+    def _reduced(self, op_type: str, axis: int) -> Var:
+        context = self.tape.context
+        value = context.op(op_type, self.value, context.ints([axis + 1]), keepdims=0)
+        return Var(self.tape, value, self.shape[:axis] + self.shape[axis + 1 :])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The model, evaluated and differentiated at some points.
+
+    Attributes:
+        gradient: by ``at``, of its shape.
+        score: the target's value at the points: ``(batch)``, or ``(batch, K)`` for K points per sample.
+        at: what the model was differentiated by: the input, the points, or an internal value.
+    """
+
+    gradient: Var
+    score: Var
+    at: Var
+
+
+class Tape:
+    """Builds one graph.
+
+    Attributes:
+        x: the windows, ``(batch, *input shape)``.
+        context: emits nodes; for what arithmetic on ``Var`` does not cover.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        input_name: str,
+        seed: Seed,
+        rule_sets: Callable[[str], RuleSet],
+        tone_of_cell: Sequence[int] | npt.NDArray[np.int64],
+        n_tones: int,
+        *,
+        keep: Collection[str] = (),
+        portable: bool = False,
+    ) -> None:
+        """Start with the model's own graph, copied; the caller's stays as it is.
+
+        Args:
+            model: shapes inferred, batch first.
+            input_name: the input that is explained.
+            seed: what is differentiated.
+            rule_sets: finds a rule set by name.
+            tone_of_cell: for each flat input cell the row of its tone.
+            n_tones: rows of the tone table.
+            keep: internal values that gradients will be taken by: they stay as the model has them.
+            portable: emit only plain forms of operators.
+        """
+        self._model = model.clone(deep_copy=False)
+        self._graph = self._model.graph
+        self._seed = seed
+        self._rule_sets = rule_sets
+        self._tone_of_cell = np.asarray(tone_of_cell, np.int64)
+        self._n_tones = n_tones
+        if not portable:
+            lift_1d(self._graph, keep)
+        self._forward = list(self._graph)
+        self._input = named(values_by_name(self._graph), input_name)
+        self._model_outputs = list(self._graph.outputs)
+        self._graph.outputs.clear()
+        self.rule_set_used = ""
+        self.context = Context(self._graph, portable=portable)
+        self._dtype = self.context.dtype(self._input)
+        shape = tuple(d if isinstance(d, int) else -1 for d in self.context.dims(self._input)[1:])
+        self.x = Var(self, self._input, shape)
+        self._evaluated = False
+
+    # -- inputs and results -------------------------------------------------------------------------------------
+
+    def feed(self, name: str, shape: Sequence[int | str]) -> ir.Value:
+        """Add a run-time input of the windows' element type; a name stands for a size known at run time only."""
+        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(self._dtype))
+        self._graph.inputs.append(value)
+        return value
+
+    def feed_var(self, name: str, shape: Sequence[int]) -> Var:
+        """Add a run-time input with a batch axis of its own: one entry, or one per window."""
+        return Var(self, self.feed(name, [f"{name}_batch", *shape]), tuple(shape))
+
+    def result(self, name: str, var: Var) -> None:
+        """Name a result of the graph. ``cells`` and ``tones`` are what the engine reads; see ``plugin.api``."""
+        self._named(name, var.value)
+
+    # -- the model ----------------------------------------------------------------------------------------------
+
+    def evaluate(self, rule_set: str = "standard") -> Evaluation:
+        """Evaluate and differentiate the model at ``x``."""
+        return self.evaluate_at([str(self._input.name)], rule_set)[0]
+
+    def evaluate_at(self, names: Sequence[str], rule_set: str = "standard") -> list[Evaluation]:
+        """Evaluate the model at ``x`` and differentiate it by values of the graph.
+
+        Args:
+            names: the input, or internal values that the tape was told to keep. Nodes upstream of all of them cost
+                nothing in the backward pass.
+            rule_set: the backward rules.
+
+        Returns:
+            One evaluation per name, with the gradient and the value itself, all in the value's own shape.
+        """
+        self._once()
+        values = values_by_name(self._graph)
+        by = [named(values, name) for name in names]
+        score, cotangents = self._scored(self._model_outputs)
+        gradients = self._pulled(cotangents, by, rule_set)
+        self._named("score", score)
+        self._name_outputs(self._model_outputs)
+        total = Var(self, score, ())
+        return [
+            Evaluation(self._var(gradient, value), total, self._var(value, value))
+            for gradient, value in zip(gradients, by, strict=True)
+        ]
+
+    def score(self) -> Var:
+        """Evaluate the model and the target at ``x``, without a backward pass."""
+        self._once()
+        score, _ = self._scored(self._model_outputs)
+        self._named("score", score)
+        return Var(self, score, ())
+
+    def predict(self) -> None:
+        """Evaluate the model at ``x``, and nothing else."""
+        self._once()
+        self._name_outputs(self._model_outputs)
+
+    def activations(self, names: Sequence[str]) -> list[Var]:
+        """Return internal values at ``x``, without a backward pass; the tape must have been told to keep them."""
+        self._once()
+        values = values_by_name(self._graph)
+        return [self._var(v, v) for v in (named(values, name) for name in names)]
+
+    def evaluate_path(self, points: Var, *, anchor: int, rule_set: str = "standard") -> Evaluation:
+        """Evaluate and differentiate the model at K points per window, in one pass.
+
+        Args:
+            points: ``(batch, K, *input shape)``.
+            anchor: the point that is ``x`` itself: predictions, and a predicted target's class, are read there.
+            rule_set: the backward rules.
+
+        Returns:
+            The gradient ``(batch, K, *input shape)`` and the score ``(batch, K)``.
+        """
+        self._once()
+        context = self.context
+        flat = context.op("Reshape", points.value, context.ints([-1, *self.x.shape]))
+        flat.shape, flat.type = ir.Shape(["points", *self.x.shape]), ir.TensorType(self._dtype)
+        self._feed_model_with(flat)
+        per_window = context.op("Shape", points.value, start=0, end=2)
+        outputs = [self._unflattened(v, per_window) for v in self._model_outputs]
+        at_anchor = [context.op("Gather", v, context.constant(np.int64(anchor)), axis=1) for v in outputs]
+        for value, original in zip(at_anchor, self._model_outputs, strict=True):
+            context.typed(value, original)
+        score, cotangents = self._scored(self._model_outputs, at_anchor, per_window)
+        gradient = self._unflattened(self._pulled(cotangents, [flat], rule_set)[0], per_window)
+        score = context.op("Reshape", score, per_window)
+        anchored = context.op("Gather", score, context.constant(np.int64(anchor)), axis=1)
+        self._named("score", anchored)
+        self._name_outputs(at_anchor)
+        return Evaluation(Var(self, gradient, points.shape), Var(self, score, points.shape[:1]), points)
+
+    # -- tones --------------------------------------------------------------------------------------------------
+
+    def sum_over_tones(self, cells: Var) -> Var:
+        """Sum the cells of each tone: ``(batch, *input shape)`` → ``(batch, n_tones)``."""
+        return self._folded(cells, np.ones(self._n_tones))
+
+    def mean_over_tones(self, cells: Var) -> Var:
+        """Average the cells of each tone: ``(batch, *input shape)`` → ``(batch, n_tones)``."""
+        count = np.bincount(self._tone_of_cell, minlength=self._n_tones)
+        return self._folded(cells, 1.0 / np.maximum(count, 1))
+
+    def _folded(self, cells: Var, factor: npt.NDArray[np.float64]) -> Var:
+        context, n_cells = self.context, self._tone_of_cell.size
+        if prod(cells.shape) != n_cells:
+            raise MethodNotApplicableError(f"fold to tones: expected {n_cells} cells, got shape {cells.shape}")
+        per_tone = n_cells // self._n_tones
+        if np.array_equal(self._tone_of_cell, np.repeat(np.arange(self._n_tones), per_tone)):
+            rows = context.op("Reshape", cells.value, context.ints([-1, self._n_tones, per_tone]))
+            folded = context.op("ReduceSum", rows, context.ints([2]), keepdims=0)
+            if not np.all(factor == 1.0):
+                folded = context.op("Mul", folded, context.constant(factor, self._dtype.numpy()))
+            return Var(self, folded, (self._n_tones,))
+        matrix = np.zeros((n_cells, self._n_tones))
+        matrix[np.arange(n_cells), self._tone_of_cell] = factor[self._tone_of_cell]
+        flat = context.op("Reshape", cells.value, context.ints([-1, n_cells]))
+        folded = context.op("MatMul", flat, context.constant(matrix, self._dtype.numpy()))
+        return Var(self, folded, (self._n_tones,))
+
+    # -- finishing ----------------------------------------------------------------------------------------------
+
+    def finish(self) -> ir.Model:
+        """Return the finished model: every result named, nothing unused left in it."""
+        remove_unused(self._graph)
+        for value in list(self._graph.inputs):
+            if value is not self._input and not value.uses() and not value.is_graph_output():
+                self._graph.inputs.remove(value)
+        return infer_shapes(self._model)
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _binary(self, op_type: str, a: Var, b: Var | float) -> Var:
+        other = b.value if isinstance(b, Var) else self.context.constant(b, self._dtype.numpy())
+        shape = _broadcast(a.shape, b.shape) if isinstance(b, Var) else a.shape
+        return Var(self, self.context.op(op_type, a.value, other), shape)
+
+    def _once(self) -> None:
+        if self._evaluated:
+            raise MethodNotApplicableError("a tape evaluates its model once; put every point into one path")
+        self._evaluated = True
+
+    def _feed_model_with(self, value: ir.Value) -> None:
+        """Let the model's nodes read ``value`` instead of the input, and stand after it in the graph."""
+        for node in self._forward:
+            for i, operand in enumerate(node.inputs):
+                if operand is self._input:
+                    node.replace_input_with(i, value)
+        tail = self._forward
+        self._graph.remove(tail)
+        self._graph.extend(tail)
+
+    def _scored(
+        self,
+        outputs: Sequence[ir.Value],
+        at_anchor: Sequence[ir.Value] | None = None,
+        per_window: ir.Value | None = None,
+    ) -> tuple[ir.Value, dict[ir.Value, ir.Value]]:
+        """Emit the score, flat over all points, and the cotangent of each output that the seed names."""
+        context = self.context
+        by_name = {str(v.name): i for i, v in enumerate(outputs)}
+        total: ir.Value | None = None
+        cotangents: dict[ir.Value, ir.Value] = {}
+        for number, term in enumerate(self._seed):
+            i = by_name[term.output]
+            flat = self._flat_output(outputs[i])
+            if term.predicted:
+                weights = self._one_hot(flat if at_anchor is None else self._flat_output(at_anchor[i]))
+            else:
+                weights = self.feed(weights_name(number), ["batch", context.dims(flat)[1] or "elements"])
+            if term.scale != 1.0:
+                weights = context.op("Mul", weights, context.scalar(term.scale, flat))
+            if per_window is not None:
+                weights = self._repeated(weights, per_window, flat)
+            context.typed(weights, flat)
+            transformed = context.typed(context.op("LogSoftmax", flat, axis=1), flat) if term.log_softmax else flat
+            part = context.op("ReduceSum", context.op("Mul", transformed, weights), context.ints([1]), keepdims=0)
+            total = part if total is None else context.op("Add", total, part)
+            have = cotangents.get(transformed)
+            cotangents[transformed] = weights if have is None else context.op("Add", have, weights)
+            context.typed(cotangents[transformed], flat)
+        assert total is not None  # a seed has at least one term
+        return total, cotangents
+
+    def _flat_output(self, value: ir.Value) -> ir.Value:
+        context = self.context
+        dims = context.dims(value)
+        if len(dims) == 2:
+            return value
+        sizes = [d for d in dims[1:] if isinstance(d, int)]
+        width: int | str = prod(sizes) if len(sizes) == len(dims) - 1 else "elements"
+        flat = context.op("Flatten", value, axis=1)
+        flat.shape, flat.type = ir.Shape([dims[0], width]), value.type
+        return flat
+
+    def _one_hot(self, flat: ir.Value) -> ir.Value:
+        context = self.context
+        best = context.op("ArgMax", flat, axis=1, keepdims=0)
+        width = context.dims(flat)[1]
+        depth = context.ints([width]) if isinstance(width, int) else context.op("Shape", flat, start=1, end=2)
+        return context.op("OneHot", best, depth, context.constant([0.0, 1.0], self._dtype.numpy()), axis=-1)
+
+    def _repeated(self, weights: ir.Value, per_window: ir.Value, flat: ir.Value) -> ir.Value:
+        context = self.context
+        one = context.op("Unsqueeze", weights, context.ints([1]))
+        whole = context.op("Expand", one, context.op("Concat", per_window, context.ints([1]), axis=0))
+        width = context.dims(flat)[1]
+        return context.op("Reshape", whole, context.ints([-1, width if isinstance(width, int) else 0]))
+
+    def _pulled(self, cotangents: dict[ir.Value, ir.Value], by: Sequence[ir.Value], rule_set: str) -> list[ir.Value]:
+        self.rule_set_used = rule_set
+        return pull_back(self.context, cotangents, by, self._rule_sets(rule_set))
+
+    def _var(self, value: ir.Value, like: ir.Value) -> Var:
+        return Var(self, value, tuple(d if isinstance(d, int) else -1 for d in self.context.dims(like)[1:]))
+
+    def _unflattened(self, value: ir.Value, per_window: ir.Value) -> ir.Value:
+        context = self.context
+        rest = context.op("Shape", value, start=1)
+        return context.op("Reshape", value, context.op("Concat", per_window, rest, axis=0))
+
+    def _name_outputs(self, values: Sequence[ir.Value]) -> None:
+        names = [str(v.name) for v in self._model_outputs]
+        for name, value in zip(names, values, strict=True):
+            self._named(f"output:{name}", value)
+
+    def _named(self, name: str, value: ir.Value) -> None:
+        """Give a result its name by an Identity: the same value may be several results, or an input."""
+        result = self.context.op("Identity", value)
+        self.context.typed(result, value) if value.shape is not None else None
+        result.name = name
+        self._graph.outputs.append(result)
+
+
+def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of an elementwise result; −1 stays −1, unless the other side knows the size."""
+    if len(a) != len(b):
+        a, b = (1,) * (len(b) - len(a)) + a, (1,) * (len(a) - len(b)) + b
+    return tuple(max(m, n) if min(m, n) > 0 or max(m, n) > 1 else -1 for m, n in zip(a, b, strict=True))

@@ -1,0 +1,176 @@
+"""What an attribution method is. This is all that a plugin author needs, with ``gradients``, ``types`` and ``errors``.
+
+A graph method describes its arithmetic on a tape: it is compiled once into one graph, runs in one call and can be
+exported. A procedural method asks for predictions as it goes. Both are plain objects; see ``docs/plugins.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from tonescope_server.gradients.tape import Tape
+from tonescope_server.types import FloatArray, IntArray
+
+
+class Requirement(StrEnum):
+    """What a method needs of a model."""
+
+    PREDICTIONS = "predictions"
+    GRADIENTS = "gradients"
+    LAYER = "layer"
+    ATTENTION = "attention"
+
+
+class Parameters(BaseModel):
+    """The base of a method's parameters: unknown names are refused, and values do not change once checked.
+
+    Every field needs a description: it becomes JSON Schema for clients and help for the command line.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a method found for a batch of windows.
+
+    Attributes:
+        cells: attribution per input cell, ``(batch, *input shape)``; None for a method defined per tone only.
+        tones: attribution per tone, ``(batch, n_tones)``; None means the sum of the cells of each tone.
+        convergence_delta: ``Σ cells − (f(x) − f(baseline))``, ``(batch,)``; None where the method has none.
+        units: attribution per group of cells, ``(batch, n_units)``, for a method that attributes groups.
+        standard_error: of the per-tone attribution, ``(batch, n_tones)``, for a sampled estimate.
+    """
+
+    cells: FloatArray | None
+    tones: FloatArray | None = None
+    convergence_delta: FloatArray | None = None
+    units: FloatArray | None = None
+    standard_error: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows that a method is asked about.
+
+    Attributes:
+        x: ``(batch, *input shape)``.
+        tone_of_cell: the tone row of each flat input cell, ``(cells,)``.
+        frame_of_cell: the frame of each flat input cell, ``(cells,)``.
+        n_tones: rows of the tone table.
+        baseline: the manifest's baseline, ``(1, *input shape)``; zeros where it names none.
+        rows: which windows of the request these are, ``(batch,)``: long requests come in several parts.
+    """
+
+    x: FloatArray
+    tone_of_cell: IntArray
+    frame_of_cell: IntArray
+    n_tones: int
+    baseline: FloatArray
+    rows: IntArray
+
+
+@runtime_checkable
+class Method(Protocol):
+    """What every method states about itself."""
+
+    @property
+    def name(self) -> str:
+        """What requests call it."""
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+
+    @property
+    def source(self) -> str:
+        """The paper."""
+
+    @property
+    def requirement(self) -> Requirement:
+        """What it needs of a model."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether its cells sum to ``f(x) − f(baseline)``, so that it reports a convergence delta."""
+
+    @property
+    def Parameters(self) -> type[Parameters]:  # noqa: N802  it names a class
+        """Its parameters."""
+
+
+Totals = Mapping[str, npt.NDArray[np.float32]]
+"""The results of a graph by name, summed over the runs that a method asked for."""
+
+
+class GraphMethod:
+    """A method whose arithmetic is one graph. Subclass it, state the attributes of ``Method``, write ``describe``."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str] = ""
+    requirement: ClassVar[Requirement] = Requirement.GRADIENTS
+    complete: ClassVar[bool] = False
+    Parameters: ClassVar[type[Parameters]] = Parameters
+
+    def describe(self, tape: Tape, parameters: Any) -> None:
+        """Describe the attribution on the tape; name at least the result ``cells`` or ``tones``."""
+        raise TypeError(f"method '{self.name}' does not say how it attributes: it needs describe()")
+
+    def feeds(self, windows: Windows, parameters: Any) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+        """Yield the run-time inputs of each run; results are summed over the runs. One run without any by default."""
+        yield {}
+
+    def points(self, parameters: Any) -> int:
+        """Say how many model evaluations one run costs per window."""
+        return 1
+
+    def graph_key(self, parameters: Any) -> tuple[Any, ...]:
+        """Return the parameters that shape the graph, hashable; those that are only fed are left out."""
+        return ()
+
+    def finish(self, totals: Totals, windows: Windows, parameters: Any) -> Estimate:
+        """Turn the summed results into the estimate."""
+        return Estimate(cells=totals.get("cells"), tones=totals.get("tones"))
+
+
+class ModelAccess(Protocol):
+    """What a procedural method may ask of the model. Between calls the host honours deadlines and cancellation."""
+
+    def score(self, points: FloatArray, window: IntArray) -> FloatArray:
+        """Return the target's value at points.
+
+        Args:
+            points: ``(n, *input shape)``.
+            window: the window each point belongs to, ``(n,)``; a predicted target is the class of that window.
+
+        Returns:
+            ``(n,)``.
+        """
+        ...
+
+
+class ProceduralMethod:
+    """A method that asks for predictions as it goes. Subclass it and write ``attribute``."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str] = ""
+    requirement: ClassVar[Requirement] = Requirement.PREDICTIONS
+    complete: ClassVar[bool] = False
+    Parameters: ClassVar[type[Parameters]] = Parameters
+
+    def attribute(self, model: ModelAccess, windows: Windows, parameters: Any) -> Estimate:
+        """Return the attribution of a batch of windows."""
+        raise TypeError(f"method '{self.name}' does not say how it attributes: it needs attribute()")
+
+    def evaluations(self, windows: Windows, parameters: Any) -> int:
+        """Say how many model evaluations one window costs."""
+        return 1

@@ -1,0 +1,76 @@
+"""Maps the names of the reference vectors to calls of the product; there is no mathematics here.
+
+Run by hand: ``python ../shared/golden/check.py --impl tests.golden.adapter:attribute``.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tonescope_server import Explainer, Target
+from tonescope_server.errors import UnsupportedOperatorError
+
+RULES = {"gausslegendre": "gauss_legendre", "riemann_trapezoid": "riemann_trapezoid"}
+SPELLED = {
+    "select": lambda t: Target.element(_index(t["index"]), t["output"]),
+    "log_softmax_select": lambda t: Target.log_probability(_index(t["index"]), t["output"]),
+    "nll": lambda t: Target.negative_log_likelihood(_index(t["index"]), t["output"]),
+    "mean": lambda t: Target.mean(output=t["output"]),
+    "sum_indices": lambda t: Target.sum(t["index"], t["output"]),
+    "margin": lambda t: Target.difference(
+        Target.element(_index(t["index"]), t["output"]), Target.element(_index(t["minus"]), t["output"])
+    ),
+}
+
+
+def attribute(model_path: str, method: str, x: Any, target: dict[str, Any] | None, params: dict[str, Any]) -> Any:
+    """Answer one entry of the reference vectors, or raise NotImplementedError for what is not offered."""
+    if method.startswith("conduit_"):
+        raise NotImplementedError(f"{method}: not offered")
+    if method not in CALLS:
+        raise NotImplementedError(f"{method}: not offered")
+    explainer = _explainer(model_path, params.get("adapter"))
+    try:
+        return CALLS[method](explainer, x, _target(target), params)
+    except UnsupportedOperatorError as error:
+        raise NotImplementedError(str(error)) from error
+
+
+def _forward(e: Explainer, x: Any, target: Any, p: dict[str, Any]) -> Any:
+    return e.predict(x).outputs[p["output"]]
+
+
+def _integrated(e: Explainer, x: Any, target: Any, p: dict[str, Any]) -> Any:
+    return e.explain(
+        x, "integrated_gradients", target, n_steps=p["n_steps"], rule=RULES[p["rule"]], baseline=p["baseline"]
+    )
+
+
+CALLS = {
+    "forward": _forward,
+    "activation": lambda e, x, t, p: e.activation(x, p["tensor"]),
+    "score": lambda e, x, t, p: e.score(x, t),
+    "gradient": lambda e, x, t, p: e.gradient(x, t),
+    "saliency": lambda e, x, t, p: e.explain(x, "saliency", t).cells,
+    "input_x_gradient": lambda e, x, t, p: e.explain(x, "input_x_gradient", t).cells,
+    "integrated_gradients": lambda e, x, t, p: _integrated(e, x, t, p).cells,
+    "integrated_gradients_delta": lambda e, x, t, p: _integrated(e, x, t, p).convergence_delta,
+    "occlusion_rows": lambda e, x, t, p: e.explain(x, "occlusion", t, along=p["axis"], fill="baseline").units,
+    "r5_saliency_analytic": lambda e, x, t, p: e.explain(x, "subcarrier_saliency", t).tones.mean(axis=0),
+}
+
+
+def _target(target: dict[str, Any] | None) -> Target | None:
+    return None if target is None else SPELLED[target["op"]](target)
+
+
+def _index(index: Any) -> Any:
+    return tuple(index) if isinstance(index, list) else np.asarray(index) if np.ndim(index) else int(index)
+
+
+@lru_cache(maxsize=4)
+def _explainer(model_path: str, adapter: str | None) -> Explainer:
+    return Explainer.load(Path(model_path), adapter=adapter)
