@@ -6,13 +6,14 @@ the store's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tonescope_server.csi.cells import CellMap, cell_map
 from tonescope_server.csi.tones import ToneTable, tone_table
-from tonescope_server.errors import ManifestError, TonescopeError, UnknownToneLayoutError
+from tonescope_server.errors import ManifestError, TonescopeError
 from tonescope_server.models.architectures import Architecture, built_in_architectures
 from tonescope_server.models.loaders import LoadedGraph
 from tonescope_server.models.loaders.onnx import load_onnx
@@ -58,7 +59,6 @@ def load_model(
 
     Raises:
         ModelError: one of its kinds, each with one line that names the file.
-        UnknownToneLayoutError: the manifest states a tone layout there is none of.
     """
     known = built_in_architectures() if architectures is None else architectures
     files = _files(Path(path), manifest, adapter, weights)
@@ -93,6 +93,10 @@ def _frames(manifest: Manifest) -> int:
     if manifest.input.cell_order == "tone_frame" and len(manifest.input.shape) == 2:
         return manifest.input.shape[1]
     return manifest.window.frames or USUAL_FRAMES
+
+
+def _frames_stated(manifest: Manifest) -> bool:
+    return bool(manifest.window.frames or manifest.input.shape)
 
 
 def _files(
@@ -157,9 +161,7 @@ def only_weights(folder: Path) -> Path:
     found = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file())
     if len(found) != 1:
         got = ", ".join(p.name for p in found) or "none"
-        raise ManifestError(
-            f"{folder}: expected one model file, got {got}: state [model] weights in {MANIFEST}"
-        )
+        raise ManifestError(f"{folder}: expected one model file, got {got}: state [model] weights in {MANIFEST}")
     return found[0]
 
 
@@ -178,10 +180,15 @@ def _assemble(files: _Files, loaded: LoadedGraph) -> Model:
         )
         table, cells = _cells(resolved)
     except TonescopeError as error:
-        raise type(error)(f"{where}: {error}") from error
+        raise ManifestError(f"{where}: {error}") from error
     name, version = stated.model.name or files.weights.stem, stated.model.version or "1"
+    if not _frames_stated(stated) and files.weights.suffix == ".safetensors" and len(explained.shape) == 3:
+        guesses = (
+            *guesses,
+            f"window.frames is taken to be {resolved.window.frames}: the weights fit any",
+        )
     resolved = resolved.filled(
-        model=stated.model.filled(name=name, version=version, weights=where),
+        model=stated.model.filled(weights=where),
         input=resolved.input.filled(name=explained.name),
     )
     return Model(
@@ -222,8 +229,7 @@ def _check_outputs(stated: Manifest, outputs: tuple[TensorSpec, ...], where: str
             continue
         if section.class_names and len(section.class_names) != classes:
             raise ManifestError(
-                f'{where}: class_names of "{section.name}": expected {classes}, '
-                f"got {len(section.class_names)}"
+                f'{where}: class_names of "{section.name}": expected {classes}, got {len(section.class_names)}'
             )
         if section.trained_classes and max(section.trained_classes) >= classes:
             raise ManifestError(
@@ -234,15 +240,9 @@ def _check_outputs(stated: Manifest, outputs: tuple[TensorSpec, ...], where: str
 
 def _cells(resolved: Manifest) -> tuple[ToneTable, CellMap]:
     shape, frames = resolved.input.shape, resolved.window.frames
-    rows = 1
-    for size in shape:
-        rows *= size
-    rows //= frames
+    rows = math.prod(shape) // frames
     layout = resolved.tones.layout
-    try:
-        table = tone_table(layout, rows)
-    except UnknownToneLayoutError as error:
-        raise UnknownToneLayoutError(f"tones.layout: {error}") from error
+    table = tone_table(layout)
     if len(table) != rows:
         raise ManifestError(
             f'tones.layout: "{layout}" has {len(table)} tones, '
@@ -258,12 +258,18 @@ def _cells(resolved: Manifest) -> tuple[ToneTable, CellMap]:
 
 
 def named(model: Model, name: str, version: str, warnings: tuple[str, ...] = ()) -> Model:
-    """Return the model under another name and version, as a store knows it."""
-    section = model.manifest.model.filled(name=name, version=version)
+    """Return the model under the name and version of its place in a store; a differing manifest is a warning."""
+    section = model.manifest.model
+    stated = {"name": (section.name, name), "version": (section.version, version)}
+    differing = tuple(
+        f'model.{key} is "{said}" in the manifest, but its place in the store says "{place}"'
+        for key, (said, place) in stated.items()
+        if section.states(key) and said != place
+    )
     return replace(
         model,
         name=name,
         version=version,
-        manifest=model.manifest.filled(model=section),
-        warnings=(*warnings, *model.warnings),
+        manifest=model.manifest.filled(model=section.filled(name=name, version=version)),
+        warnings=(*warnings, *differing, *model.warnings),
     )

@@ -1,7 +1,7 @@
 """The manifest of a model, ``model.toml``: what its file cannot say about its input, tones and outputs.
 
-Here are the fields, reading them, and filling in what a manifest leaves out: each guess becomes a warning, none
-is silent. Comparing a manifest with weights and graphs belongs to ``loading``.
+Here are the fields, reading them, and filling in what a manifest leaves out: each guess becomes a warning.
+Comparing a manifest with weights and graphs belongs to ``loading``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tonescope_server.csi.tones import tone_table
 from tonescope_server.errors import ManifestError
 
 Name = Annotated[str, Field(pattern=r"^[^/\\\x00]*$")]
@@ -120,9 +121,7 @@ class NormalisationSection(Section):
     @model_validator(mode="after")
     def _statistics_are_complete(self) -> NormalisationSection:
         if len(self.mean) != len(self.std):
-            raise ValueError(
-                f"mean and std: expected equal lengths, got {len(self.mean)} and {len(self.std)}"
-            )
+            raise ValueError(f"mean and std: expected equal lengths, got {len(self.mean)} and {len(self.std)}")
         if self.kind == "manifest" and not self.mean:
             raise ValueError('kind "manifest": expected mean and std beside it, got neither')
         return self
@@ -262,7 +261,7 @@ class Manifest(Section):
         """
         warnings: list[str] = []
         window_input = self._infer_input(tuple(shape), warnings)
-        frames = self._infer_frames(window_input, warnings)
+        frames = self._infer_frames(window_input, layouts or {}, warnings)
         tones = self._infer_tones(math.prod(shape) // frames, layouts or {}, warnings)
         if not self.normalisation.states("kind"):
             warnings.append(
@@ -281,12 +280,12 @@ class Manifest(Section):
             return self.input.filled(shape=shape)
         order = "tone_frame" if len(shape) > 1 or self.window.frames > 1 else "feature"
         warnings.append(
-            f'input.cell_order is taken to be "{order}": nothing says how the cells of a {shape} input map to frames '
-            'and tones, and windows written frame by frame need "frame_tone"'
+            f'input.cell_order is taken to be "{order}": nothing says how cells of a {shape} input map to '
+            'frames and tones, and windows written frame by frame need "frame_tone"'
         )
         return self.input.filled(shape=shape, cell_order=order)
 
-    def _infer_frames(self, window_input: InputSection, warnings: list[str]) -> int:
+    def _infer_frames(self, window_input: InputSection, layouts: Mapping[int, str], warnings: list[str]) -> int:
         shape, order, cells = window_input.shape, window_input.cell_order, math.prod(window_input.shape)
         if self.window.frames:
             if cells % self.window.frames or (order == "feature" and self.window.frames > 1):
@@ -295,25 +294,32 @@ class Manifest(Section):
                     f'order "{order}", got {self.window.frames}'
                 )
             return self.window.frames
-        if order == "feature" or len(shape) < 2:
+        if order == "feature":
             return 1
+        # A known tone count decides: windows written frame by frame may be declared (tones, frames) too.
+        rows = self._known_rows() or next((size for size in shape if size in layouts), 0)
+        if rows and cells % rows == 0:
+            return cells // rows
         frames = shape[-1] if order == "tone_frame" else math.prod(shape[:-1])
         if len(shape) > 2:
             warnings.append(f"window.frames is taken to be {frames}, from the input's shape {shape}")
         return frames
+
+    def _known_rows(self) -> int:
+        return len(tone_table(self.tones.layout)) if self.tones.layout else 0
 
     def _infer_tones(self, rows: int, layouts: Mapping[int, str], warnings: list[str]) -> TonesSection:
         if self.tones.layout:
             return self.tones
         if rows in layouts:
             warnings.append(
-                f'tones.layout is taken to be "{layouts[rows]}", as usual for {rows} rows and this architecture: if '
-                "the windows come from another radio or recorder, every tone named in a result is wrong"
+                f'tones.layout is taken to be "{layouts[rows]}", as is usual for {rows} rows here: '
+                "if the windows come from another radio or recorder, every tone named in a result is wrong"
             )
             return self.tones.filled(layout=layouts[rows])
         warnings.append(
-            f'tones.layout is taken to be "unknown_{rows}": nothing says which subcarriers the rows are, so results '
-            "name rows only and null tones cannot be told"
+            f'tones.layout is taken to be "unknown_{rows}": nothing says which subcarriers the rows are, so '
+            "results name rows only and null tones cannot be told"
         )
         return self.tones.filled(layout=f"unknown_{rows}")
 

@@ -87,9 +87,7 @@ class PoseNet:
     """Pose: output ``keypoints`` (batch, coordinates), x and y of each joint in turn, each in [0, 1]."""
 
     name: ClassVar[str] = "csi_pose_net"
-    summary: ClassVar[str] = (
-        "dilated 1-D CNN over a CSI window with a keypoint head, and its low-rank adapter"
-    )
+    summary: ClassVar[str] = "dilated 1-D CNN over a CSI window with a keypoint head, and its low-rank adapter"
     layouts: ClassVar[Mapping[int, str]] = _LAYOUTS
 
     def matches(self, tensors: Tensors) -> bool:

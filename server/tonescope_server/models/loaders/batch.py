@@ -17,9 +17,7 @@ from onnx import TensorShapeProto, ValueInfoProto
 from tonescope_server.errors import ManifestError
 
 BATCH = "batch"
-_TOLERANCE = (
-    1e-4  # between one batch of three and three batches of one, in float32, relative to the largest output
-)
+_TOLERANCE = 1e-4  # between one batch of three and three batches of one, in float32, relative to the largest output
 
 
 def float_inputs(proto: onnx.ModelProto) -> list[ValueInfoProto]:
@@ -41,8 +39,8 @@ def dims(value: ValueInfoProto) -> list[TensorShapeProto.Dimension]:
     return list(value.type.tensor_type.shape.dim)
 
 
-def set_axes(proto: onnx.ModelProto, value: ValueInfoProto, shape: Sequence[int], where: str) -> int:
-    """Call the first axis "batch", and set axes of unknown size to what the manifest says.
+def set_sizes(proto: onnx.ModelProto, value: ValueInfoProto, shape: Sequence[int], where: str) -> None:
+    """Give every axis but the first a size: the graph's own, or where it is open the manifest's.
 
     Args:
         proto: changed in place.
@@ -50,39 +48,43 @@ def set_axes(proto: onnx.ModelProto, value: ValueInfoProto, shape: Sequence[int]
         shape: the input's shape without the batch axis; empty means the graph's own.
         where: opens every message.
 
-    Returns:
-        The batch that the graph was fixed to, or 0 where the first axis was open already.
-
     Raises:
-        ManifestError: the shape contradicts the graph, an axis is open and nothing says its size, or there
-            is no batch axis.
+        ManifestError: the shape contradicts the graph, an axis is open and nothing says its size, or there is
+            no batch axis.
     """
     axes = dims(value)
     got = f"({', '.join(axis.dim_param or str(axis.dim_value or '?') for axis in axes)})"
+    wanted = f"(batch, {', '.join(map(str, shape))})"
     if len(axes) < 2 or (shape and len(shape) != len(axes) - 1):
-        wanted = f"(batch, {', '.join(map(str, shape))})" if shape else "a batch axis and at least one more"
-        raise ManifestError(f'{where}: input "{value.name}": expected {wanted}, got {got}')
+        expected = wanted if shape else "a batch axis and at least one more"
+        raise ManifestError(f'{where}: input "{value.name}": expected {expected}, got {got}')
     for position, axis in enumerate(axes[1:]):
         size = shape[position] if shape else axis.dim_value
         if not size:
             raise ManifestError(
-                f'{where}: input "{value.name}" {got}: axis {position + 1} is open: '
-                "state [input] shape in the manifest"
+                f'{where}: input "{value.name}" {got}: axis {position + 1} is open: state [input] shape in the manifest'
             )
         if axis.dim_value and axis.dim_value != size:
-            raise ManifestError(
-                f"{where}: [input] shape: expected {got} as in the graph"
-                f", got (batch, {', '.join(map(str, shape))})"
-            )
+            raise ManifestError(f"{where}: input.shape: expected {got} as in the graph, got {wanted}")
         _rename(proto, axis.dim_param, size)
         axis.dim_value = size
-    fixed = axes[0].dim_value
+
+
+def open_batch(proto: onnx.ModelProto, value: ValueInfoProto) -> int:
+    """Call the first axis of the explained input "batch", and let its graph follow.
+
+    Returns:
+        The batch that the graph was fixed to, or 0 where the first axis was open already.
+    """
+    axis = dims(value)[0]
+    fixed = int(axis.dim_value)
     if fixed:
         _forget_shapes(proto)
+        _loosen_reshapes(proto, fixed)
     else:
-        _rename(proto, axes[0].dim_param, BATCH)
-    axes[0].dim_param = BATCH
-    return int(fixed)
+        _rename(proto, axis.dim_param, BATCH)
+    axis.dim_param = BATCH
+    return fixed
 
 
 def _values(proto: onnx.ModelProto) -> list[ValueInfoProto]:
@@ -109,7 +111,7 @@ def _forget_shapes(proto: onnx.ModelProto) -> None:
             axis.Clear()
 
 
-def loosen_reshapes(proto: onnx.ModelProto, fixed: int) -> None:
+def _loosen_reshapes(proto: onnx.ModelProto, fixed: int) -> None:
     """Let every Reshape whose target starts with the fixed batch keep its input's first axis instead.
 
     The new target has 0 in front, "as in the input", which is also right where the target holds a −1.
@@ -123,11 +125,7 @@ def loosen_reshapes(proto: onnx.ModelProto, fixed: int) -> None:
         if node.op_type != "Reshape" or node.domain or node.input[1] not in constants:
             continue
         target = onnx.numpy_helper.to_array(constants[node.input[1]]).copy()
-        if (
-            target.size < 2
-            or target[0] != fixed
-            or any(a.name == "allowzero" and a.i for a in node.attribute)
-        ):
+        if target.size < 2 or target[0] != fixed or any(a.name == "allowzero" and a.i for a in node.attribute):
             continue
         target[0] = 0
         name = f"{node.input[1]}__any_batch_{number}"
@@ -138,7 +136,7 @@ def loosen_reshapes(proto: onnx.ModelProto, fixed: int) -> None:
 def loosened_graph_is_equivalent(
     proto: onnx.ModelProto, value: ValueInfoProto, original: onnx.ModelProto, fixed: int
 ) -> bool:
-    """Run both and say whether the loosened graph answers a longer batch as the original answers its parts."""
+    """Run both and say whether the loosened graph answers a long batch as the original answers its parts."""
     shape = tuple(axis.dim_value for axis in dims(value)[1:])
     dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     x = np.random.default_rng(0).standard_normal((3 * fixed, *shape)).astype(dtype)
@@ -152,9 +150,7 @@ def loosened_graph_is_equivalent(
 
 
 def _close(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and bool(
-        np.all(np.abs(a - b) <= _TOLERANCE * max(1.0, float(np.abs(b).max(initial=0))))
-    )
+    return a.shape == b.shape and bool(np.all(np.abs(a - b) <= _TOLERANCE * max(1.0, float(np.abs(b).max(initial=0)))))
 
 
 def _run(proto: onnx.ModelProto, name: str, batches: list[np.ndarray]) -> list[list[np.ndarray]]:

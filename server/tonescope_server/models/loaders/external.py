@@ -50,9 +50,7 @@ def location(tensor: TensorProto, folder: Path, where: str) -> Path:
     named = _entries(tensor).get("location", "")
     pure = PurePosixPath(named)
     path = folder / named if "\x00" not in named else folder
-    leaves = (
-        pure.is_absolute() or PureWindowsPath(named).is_absolute() or ".." in PureWindowsPath(named).parts
-    )
+    leaves = pure.is_absolute() or PureWindowsPath(named).is_absolute() or ".." in PureWindowsPath(named).parts
     if not named or path == folder or leaves or not path.resolve().is_relative_to(folder.resolve()):
         raise ModelError(
             f"{where}: tensor {tensor.name}: external data {named!r}: expected a file in the model's folder"
@@ -72,18 +70,17 @@ def embed_external(proto: onnx.ModelProto, folder: Path, where: str) -> list[byt
         ModelError: a file lies outside the model's folder.
     """
     tensors = external_tensors(proto)
-    paths = {tensor.name: location(tensor, folder, where) for tensor in tensors}
-    absent = {tensor.name: paths[tensor.name] for tensor in tensors if not paths[tensor.name].is_file()}
+    paths = [location(tensor, folder, where) for tensor in tensors]
+    absent = {tensor.name: path for tensor, path in zip(tensors, paths, strict=True) if not path.is_file()}
     if absent:
-        raise MissingWeightsError(missing_message(absent, folder, where))
-    contents = {path: read_bytes(path) for path in sorted(set(paths.values()))}
-    for tensor in tensors:
-        _embed(tensor, contents[paths[tensor.name]], f"{where}: tensor {tensor.name}")
+        raise MissingWeightsError(_missing(absent, folder, where))
+    contents = {path: read_bytes(path) for path in sorted(set(paths))}
+    for tensor, path in zip(tensors, paths, strict=True):
+        _embed(tensor, contents[path], f"{where}: tensor {tensor.name}")
     return list(contents.values())
 
 
-def missing_message(absent: Mapping[str, Path], folder: Path, where: str) -> str:
-    """Say which weight files are missing, for which tensors, and what to do."""
+def _missing(absent: Mapping[str, Path], folder: Path, where: str) -> str:
     files = ", ".join(sorted({path.relative_to(folder).as_posix() for path in absent.values()}))
     names = list(absent)
     shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

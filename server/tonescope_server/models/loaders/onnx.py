@@ -170,20 +170,16 @@ def _any_batch(
     proto: onnx.ModelProto, name: str, shape: Sequence[int], where: str, warnings: list[str]
 ) -> onnx.ModelProto:
     """Make the first axis of the input symbolic, where the graph still answers every window by itself."""
+    value = _explained_input(proto, name, where)
+    batch.set_sizes(proto, value, shape, where)
     original = onnx.ModelProto()
     original.CopyFrom(proto)
-    value = _explained_input(proto, name, where)
-    fixed = batch.set_axes(proto, value, shape, where)
-    if not fixed:
-        return proto
-    batch.loosen_reshapes(proto, fixed)
-    if batch.loosened_graph_is_equivalent(proto, value, original, fixed):
+    fixed = batch.open_batch(proto, value)
+    if not fixed or batch.loosened_graph_is_equivalent(proto, value, original, fixed):
         return proto
     if fixed != 1:
         raise ManifestError(
             f'{where}: input "{value.name}" takes batches of {fixed} only: export it with an open batch'
         )
-    warnings.append(
-        f'{where}: input "{value.name}" takes one window at a time: its batch is fixed at 1 in the graph'
-    )
+    warnings.append(f'{where}: input "{value.name}" takes one window at a time: its batch is fixed at 1 in the graph')
     return original

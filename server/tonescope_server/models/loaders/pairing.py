@@ -50,10 +50,8 @@ def pair(
         elif name in missing:
             faults.append(_fault(name, shape, named, fitting, tensors))
     used = list(found.values())
-    faults += [
-        f"{other} fits several of the graph's" for other in sorted({o for o in used if used.count(o) > 1})
-    ]
-    faults += [f"extra {other} {tensors[other].shape}" for other in tensors if other not in used]
+    faults += [f"{other} fits several of the graph's" for other in sorted({o for o in used if used.count(o) > 1})]
+    faults = faults or [f"extra {other} {tensors[other].shape}" for other in tensors if other not in used]
     if faults:
         raise TensorMismatchError(f"{where}: {'; '.join(faults)}")
     return found, _differences(initializers, missing, found, tensors, where)

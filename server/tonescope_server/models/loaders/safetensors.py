@@ -38,9 +38,7 @@ def parse_tensors(data: bytes, where: str) -> dict[str, npt.NDArray[Any]]:
         entries = deserialize(data)  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         reason = one_line(error).removeprefix("Error while deserializing: ")
-        raise CorruptWeightsError(
-            f"{where}: not a whole safetensors file ({len(data)} bytes): {reason}"
-        ) from error
+        raise CorruptWeightsError(f"{where}: not a whole safetensors file ({len(data)} bytes): {reason}") from error
     if not entries:
         raise CorruptWeightsError(f"{where}: a safetensors file without tensors")
     return {name: _array(name, entry, where) for name, entry in entries}
