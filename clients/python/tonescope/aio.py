@@ -1,0 +1,170 @@
+"""The asyncio client: ``async with tonescope.aio.connect(…) as client``. It mirrors the blocking one, call by call."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+
+from tonescope import calls, decode
+from tonescope.aio_live import AsyncLiveStream
+from tonescope.channel import open_aio_channel
+from tonescope.client import DEFAULT_TIMEOUT_S
+from tonescope.errors import from_rpc
+from tonescope.live_state import LiveState
+from tonescope.request import FrameLike, Statistics, TargetLike, WindowLike
+from tonescope.results import Explanations, Methods, ModelDetail, ModelInfo
+from tonescope.resume import Retry
+from tonescope.v1 import (
+    attribution_service_pb2_grpc,
+    method_service_pb2,
+    method_service_pb2_grpc,
+    model_pb2,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
+
+_Response = TypeVar("_Response")
+
+
+def connect(
+    address: str = "localhost:50551",
+    *,
+    timeout: float = DEFAULT_TIMEOUT_S,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> AsyncClient:
+    """Make an asyncio client of the daemon at ``address``; use it in an ``async with`` block.
+
+    Args:
+        address: host and port.
+        timeout: seconds that a call may take, where the call itself says nothing else. Live streams have no limit.
+        credentials: for TLS; None means none.
+    """
+    return AsyncClient(address, timeout=timeout, credentials=credentials)
+
+
+class AsyncClient:
+    """A connection to one daemon, for one event loop."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self.address = address
+        self.timeout = timeout
+        self._channel = open_aio_channel(address, credentials)
+        # The generated stubs are typed for both kinds of channel; at run time they take either.
+        channel: Any = self._channel
+        self._attribution: Any = attribution_service_pb2_grpc.AttributionServiceStub(channel)
+        self._models: Any = model_service_pb2_grpc.ModelServiceStub(channel)
+        self._methods: Any = method_service_pb2_grpc.MethodServiceStub(channel)
+        self._streams: weakref.WeakSet[AsyncLiveStream] = weakref.WeakSet()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End every live stream and the connection."""
+        for stream in list(self._streams):
+            await stream.cancel()
+        await self._channel.close(None)
+
+    async def explain(
+        self,
+        x: calls.Windows,
+        *,
+        model: str,
+        version: str = "",
+        method: str = "",
+        target: TargetLike = None,
+        top_k: int = 0,
+        cells: bool = False,
+        normalise: str = "",
+        statistics: Sequence[Statistics] = (),
+        raise_problems: bool = True,
+        timeout: float | None = None,
+        **parameters: Any,
+    ) -> Explanations:
+        """Explain a batch of windows: the arguments are those of the blocking client.
+
+        Raises:
+            TonescopeError: of the class that says why.
+        """
+        requests = calls.explain_requests(
+            x,
+            model=model,
+            version=version,
+            method=method,
+            target=target,
+            parameters=parameters,
+            top_k=top_k,
+            cells=cells,
+            normalise=normalise,
+            statistics=statistics,
+        )
+        responses = [await self._call(self._attribution.Explain, each, timeout) for each in requests]
+        return calls.explanations(responses, raise_problems)
+
+    async def models(self) -> list[ModelInfo]:
+        """List the models in the daemon's store."""
+        response = await self._call(self._models.ListModels, model_service_pb2.ListModelsRequest())
+        return [decode.model_info(each) for each in response.models]
+
+    async def model(self, name: str, version: str = "") -> ModelDetail:
+        """Describe one model; ``version`` empty means the newest."""
+        request = model_service_pb2.GetModelRequest(model=model_pb2.ModelRef(name=name, version=version))
+        response = await self._call(self._models.GetModel, request)
+        return decode.model_detail(response.model)
+
+    async def load_model(self, name: str, version: str = "") -> ModelInfo:
+        """Load, or load again, a model of the daemon's store."""
+        request = model_service_pb2.LoadModelRequest(model=model_pb2.ModelRef(name=name, version=version))
+        response = await self._call(self._models.LoadModel, request)
+        return decode.model_info(response.model)
+
+    async def unload_model(self, name: str, version: str = "") -> ModelInfo:
+        """Unload a model. Streams that use it keep it until they end."""
+        request = model_service_pb2.UnloadModelRequest(model=model_pb2.ModelRef(name=name, version=version))
+        response = await self._call(self._models.UnloadModel, request)
+        return decode.model_info(response.model)
+
+    async def methods(self) -> Methods:
+        """List the daemon's methods, and the plugins that failed to load."""
+        response = await self._call(self._methods.ListMethods, method_service_pb2.ListMethodsRequest())
+        return decode.methods(response)
+
+    def live(
+        self,
+        *,
+        model: str,
+        frames: Iterable[FrameLike] | AsyncIterable[FrameLike] | None = None,
+        windows: Iterable[WindowLike] | AsyncIterable[WindowLike] | None = None,
+        buffer: int = 4096,
+        retry: Retry | None = None,
+        overload: str = "drop_oldest",
+        **opening: Any,
+    ) -> AsyncLiveStream:
+        """Open a live stream: the arguments are those of the blocking client; iterables may be asynchronous."""
+        calls.one_source(frames, windows)
+        message = calls.opening(model=model, overload=overload, **opening)
+        state = LiveState(message, retry or Retry(), buffer, self.address)
+        stream = AsyncLiveStream(self._attribution, state, frames, windows, overload == "back_pressure")
+        self._streams.add(stream)
+        return stream
+
+    async def _call(self, method: Callable[..., Awaitable[Any]], request: Any, timeout: float | None = None) -> Any:
+        try:
+            return await method(request, timeout=self.timeout if timeout is None else timeout)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address) from None

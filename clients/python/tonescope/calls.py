@@ -1,0 +1,134 @@
+"""Whole requests, and whole answers put together: what the blocking and the asyncio client have in common."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tonescope import decode
+from tonescope.errors import InvalidInputError, ShapeError
+from tonescope.request import (
+    Statistics,
+    TargetLike,
+    Window,
+    WindowLike,
+    normalisation,
+    options,
+    statistics_messages,
+    window_message,
+)
+from tonescope.results import Explanation, Explanations
+from tonescope.v1 import attribution_service_pb2, csi_pb2, live_pb2
+
+Windows = npt.NDArray[Any] | Sequence[WindowLike]
+_REQUEST_BYTES = 1 << 20
+OVERLOAD = {
+    "drop_oldest": live_pb2.OVERLOAD_POLICY_DROP_OLDEST,
+    "back_pressure": live_pb2.OVERLOAD_POLICY_BACK_PRESSURE,
+}
+
+
+def explain_requests(
+    windows: Windows,
+    *,
+    model: str,
+    version: str,
+    method: str,
+    target: TargetLike,
+    parameters: Mapping[str, Any],
+    top_k: int,
+    cells: bool,
+    normalise: str,
+    statistics: Sequence[Statistics],
+) -> Iterator[attribution_service_pb2.ExplainRequest]:
+    """Build the requests for a batch: several where one would be too long. Answers do not depend on the cut."""
+    request = attribution_service_pb2.ExplainRequest(
+        options=options(model, version, target, method, parameters, top_k, cells),
+        normalisation=normalisation(normalise),
+        statistics=statistics_messages(statistics),
+    )
+    size = 0
+    for message in _messages(windows):
+        if size and size + len(message.values.data) > _REQUEST_BYTES:
+            yield request
+            request = attribution_service_pb2.ExplainRequest(
+                options=request.options, normalisation=request.normalisation, statistics=request.statistics
+            )
+            size = 0
+        request.windows.append(message)
+        size += len(message.values.data)
+    yield request
+
+
+def _messages(windows: Windows) -> Iterator[csi_pb2.Window]:
+    if isinstance(windows, Window):
+        raise ShapeError("windows: expected an array with a batch axis or a list of windows, got one Window")
+    if isinstance(windows, np.ndarray) and windows.ndim < 2:
+        raise ShapeError(f"windows: expected a batch axis and the input's shape, got {windows.shape}")
+    for window in windows:
+        yield window_message(window)
+
+
+def explanations(responses: Iterable[attribution_service_pb2.ExplainResponse], raise_problems: bool) -> Explanations:
+    """Put the answers of one batch together.
+
+    Raises:
+        TonescopeError: the first window's problem, where ``raise_problems``.
+    """
+    found: list[Explanation] = []
+    table = None
+    for response in responses:
+        table = table or decode.tone_table(response.tone_table)
+        offset = len(found)
+        found.extend(decode.explanation(each, table, offset) for each in response.explanations)
+    for each in found:
+        if raise_problems and each.problem is not None:
+            raise each.problem
+    return Explanations(found, table or decode.tone_table(csi_pb2.ToneTable()))
+
+
+def opening(
+    *,
+    model: str,
+    version: str = "",
+    method: str = "",
+    target: TargetLike = None,
+    parameters: Mapping[str, Any] | None = None,
+    top_k: int = 0,
+    cells: bool = False,
+    window_frames: int = 0,
+    hop_frames: int = 0,
+    normalise: str = "",
+    statistics: Sequence[Statistics] = (),
+    tone_layout: str = "",
+    source_id: str = "",
+    latency_budget_ms: float = 0.0,
+    overload: str = "drop_oldest",
+    queue_windows: int = 0,
+    default_format: str = "",
+) -> live_pb2.Open:
+    """Build the message that opens a stream. Zero and empty mean the manifest's or the daemon's own."""
+    if overload not in OVERLOAD:
+        raise InvalidInputError(f"overload: expected one of {', '.join(OVERLOAD)}, got {overload!r}")
+    return live_pb2.Open(
+        options=options(model, version, target, method, parameters or {}, top_k, cells),
+        windowing=csi_pb2.Windowing(window_frames=window_frames, hop_frames=hop_frames),
+        normalisation=normalisation(normalise),
+        statistics=statistics_messages(statistics),
+        tone_layout=tone_layout,
+        source_id=source_id or f"python-{uuid.uuid4().hex}",
+        latency_budget_ms=latency_budget_ms,
+        overload_policy=OVERLOAD[overload],
+        queue_windows=queue_windows,
+        default_format=default_format,
+    )
+
+
+def one_source(frames: object, windows: object) -> None:
+    """Refuse frames and windows together."""
+    if frames is not None and windows is not None:
+        raise InvalidInputError("live stream: expected frames or windows, got both")

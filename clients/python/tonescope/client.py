@@ -1,0 +1,212 @@
+"""The blocking client. ``aio`` is its asyncio twin; what both send and read is built in ``calls`` and ``decode``."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+
+from tonescope import calls, decode
+from tonescope.channel import open_channel
+from tonescope.errors import UnavailableError, from_rpc
+from tonescope.live import LiveStream
+from tonescope.live_state import LiveState
+from tonescope.request import FrameLike, Statistics, TargetLike, WindowLike
+from tonescope.results import Explanations, Methods, ModelDetail, ModelInfo
+from tonescope.resume import Retry
+from tonescope.v1 import (
+    attribution_service_pb2_grpc,
+    method_service_pb2,
+    method_service_pb2_grpc,
+    model_pb2,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+DEFAULT_TIMEOUT_S = 30.0
+
+
+def connect(
+    address: str = "localhost:50551",
+    *,
+    timeout: float = DEFAULT_TIMEOUT_S,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> Client:
+    """Make a client of the daemon at ``address``; use it in a ``with`` block. Nothing is sent before the first call.
+
+    Args:
+        address: host and port.
+        timeout: seconds that a call may take, where the call itself says nothing else. Live streams have no limit.
+        credentials: for TLS; None means none.
+    """
+    return Client(address, timeout=timeout, credentials=credentials)
+
+
+class Client:
+    """A connection to one daemon. Calls may come from several threads."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self.address = address
+        self.timeout = timeout
+        self._channel = open_channel(address, credentials)
+        self._attribution = attribution_service_pb2_grpc.AttributionServiceStub(self._channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._methods = method_service_pb2_grpc.MethodServiceStub(self._channel)
+        self._streams: weakref.WeakSet[LiveStream] = weakref.WeakSet()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every live stream and the connection."""
+        for stream in list(self._streams):
+            stream.cancel()
+        self._channel.close()
+
+    def wait_until_ready(self, timeout: float = 10.0) -> None:
+        """Wait until the daemon accepts connections.
+
+        Raises:
+            UnavailableError: it did not within ``timeout`` seconds.
+        """
+        ready = grpc.channel_ready_future(self._channel)
+        try:
+            ready.result(timeout=timeout)
+        except grpc.FutureTimeoutError as error:
+            ready.cancel()
+            raise UnavailableError(f"no daemon answers at {self.address} within {timeout:g} s") from error
+
+    def explain(
+        self,
+        x: calls.Windows,
+        *,
+        model: str,
+        version: str = "",
+        method: str = "",
+        target: TargetLike = None,
+        top_k: int = 0,
+        cells: bool = False,
+        normalise: str = "",
+        statistics: Sequence[Statistics] = (),
+        raise_problems: bool = True,
+        timeout: float | None = None,
+        **parameters: Any,
+    ) -> Explanations:
+        """Explain a batch of windows.
+
+        Args:
+            x: an array (batch, …input shape), or a list of arrays or ``Window``.
+            model: the model's name in the daemon's store.
+            version: empty means the newest.
+            method: the method's name; empty means input × gradient.
+            target: None (the predicted class), a class index or name, a position, or a ``Target``.
+            top_k: how many tones ``top`` lists; zero means 8.
+            cells: whether to bring the attribution per input cell as well.
+            normalise: "", "none", "manifest", "recording" or "running"; empty takes the windows as they are.
+            statistics: (mean, std) or (mean, std, node_id) for "recording".
+            raise_problems: whether a window that cannot be explained raises, or is answered by its ``problem``.
+            timeout: seconds for the whole batch.
+            **parameters: the method's own parameters.
+
+        Raises:
+            TonescopeError: of the class that says why.
+        """
+        requests = calls.explain_requests(
+            x,
+            model=model,
+            version=version,
+            method=method,
+            target=target,
+            parameters=parameters,
+            top_k=top_k,
+            cells=cells,
+            normalise=normalise,
+            statistics=statistics,
+        )
+        responses = (self._call(self._attribution.Explain, each, timeout) for each in requests)
+        return calls.explanations(responses, raise_problems)
+
+    def models(self) -> list[ModelInfo]:
+        """List the models in the daemon's store."""
+        response = self._call(self._models.ListModels, model_service_pb2.ListModelsRequest())
+        return [decode.model_info(each) for each in response.models]
+
+    def model(self, name: str, version: str = "") -> ModelDetail:
+        """Describe one model; ``version`` empty means the newest."""
+        request = model_service_pb2.GetModelRequest(model=model_pb2.ModelRef(name=name, version=version))
+        return decode.model_detail(self._call(self._models.GetModel, request).model)
+
+    def load_model(self, name: str, version: str = "") -> ModelInfo:
+        """Load, or load again, a model of the daemon's store."""
+        request = model_service_pb2.LoadModelRequest(model=model_pb2.ModelRef(name=name, version=version))
+        return decode.model_info(self._call(self._models.LoadModel, request).model)
+
+    def unload_model(self, name: str, version: str = "") -> ModelInfo:
+        """Unload a model. Streams that use it keep it until they end."""
+        request = model_service_pb2.UnloadModelRequest(model=model_pb2.ModelRef(name=name, version=version))
+        return decode.model_info(self._call(self._models.UnloadModel, request).model)
+
+    def methods(self) -> Methods:
+        """List the daemon's methods, and the plugins that failed to load."""
+        return decode.methods(self._call(self._methods.ListMethods, method_service_pb2.ListMethodsRequest()))
+
+    def live(
+        self,
+        *,
+        model: str,
+        frames: Iterable[FrameLike] | None = None,
+        windows: Iterable[WindowLike] | None = None,
+        buffer: int = 4096,
+        retry: Retry | None = None,
+        overload: str = "drop_oldest",
+        **opening: Any,
+    ) -> LiveStream:
+        """Open a live stream.
+
+        ``for explanation in client.live(model="m", frames=iterable)`` takes frames from an iterable; without one, the
+        stream is a handle: ``send()``, iterate, ``close()``.
+
+        Args:
+            model: the model's name.
+            frames: ``Frame`` objects, arrays (real: amplitudes, complex: gains) or bytes (raw, ``default_format``).
+            windows: ``Window`` objects or arrays.
+            buffer: the most frames or windows held here, waiting or unanswered; what is lost beyond it is counted.
+            retry: when to connect again.
+            overload: "drop_oldest" or "back_pressure": then the daemon drops nothing and ``send`` waits.
+            **opening: further options, as in ``calls.opening``: version, method, target, parameters, top_k, cells,
+                window_frames, hop_frames, normalise, statistics, tone_layout, source_id, latency_budget_ms,
+                queue_windows, default_format.
+        """
+        calls.one_source(frames, windows)
+        message = calls.opening(model=model, overload=overload, **opening)
+        state = LiveState(message, retry or Retry(), buffer, self.address)
+        stream = LiveStream(self._attribution, state, frames, windows, overload == "back_pressure")
+        self._streams.add(stream)
+        return stream
+
+    def _call(
+        self,
+        method: Callable[..., _Response],
+        request: Any,
+        timeout: float | None = None,
+    ) -> _Response:
+        try:
+            return method(request, timeout=self.timeout if timeout is None else timeout)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address) from None

@@ -1,0 +1,263 @@
+"""What a caller asks, as plain values, and the contract's messages built from it. Sending them is not done here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf import json_format, struct_pb2
+
+from tonescope.errors import InvalidInputError, ParameterError, ShapeError, TargetError
+from tonescope.tensors import to_tensor
+from tonescope.v1 import attribution_pb2, csi_pb2, model_pb2
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One CSI frame, with exactly one payload.
+
+    Attributes:
+        amplitude: amplitudes, shape (n_tones).
+        iq: complex gains, shape (n_tones); or real and imaginary parts, shape (n_tones, 2), also as int8.
+        raw: bytes as they came from the radio, in the format that ``format`` names ("adr018", …).
+        sequence: the frame's number at its source. The client numbers, per node, the frames that have none, unless
+            they are raw: those carry their numbers inside.
+    """
+
+    amplitude: npt.ArrayLike | None = None
+    iq: npt.ArrayLike | None = None
+    raw: bytes | None = None
+    format: str = ""
+    node_id: int = 0
+    transmitter: str = ""
+    sequence: int | None = None
+    capture_time_ns: int | None = None
+    rssi_dbm: float | None = None
+    noise_floor_dbm: float | None = None
+    agc_gain: float | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window, in the model input's shape without the batch axis, and who captured it when."""
+
+    values: npt.ArrayLike
+    node_id: int = 0
+    first_sequence: int | None = None
+    last_sequence: int | None = None
+    capture_time_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """The scalar that is explained; build one with the class methods. ``output`` empty is the model's first output."""
+
+    kind: str = "predicted"
+    value: Any = None
+    output: str = ""
+    minus: Target | None = field(default=None)
+
+    @classmethod
+    def predicted(cls, output: str = "") -> Target:
+        """The largest class score."""
+        return cls("predicted", None, output)
+
+    @classmethod
+    def element(cls, index: int | str | Sequence[int], output: str = "") -> Target:
+        """A class by index or name, or an element by its position."""
+        return cls("element", index, output)
+
+    @classmethod
+    def mean(cls, indices: Sequence[int] = (), output: str = "") -> Target:
+        """The mean of several elements, by flat index; of all where ``indices`` is empty."""
+        return cls("mean", indices, output)
+
+    @classmethod
+    def sum(cls, indices: Sequence[int] = (), output: str = "") -> Target:
+        """The sum of several elements, by flat index; of all where ``indices`` is empty."""
+        return cls("sum", indices, output)
+
+    @classmethod
+    def log_probability(cls, label: int | str | None = None, output: str = "") -> Target:
+        """The log-probability of a label; of the predicted class where ``label`` is None."""
+        return cls("log_probability", label, output)
+
+    @classmethod
+    def negative_log_likelihood(cls, label: int | str | None = None, output: str = "") -> Target:
+        """The negative log-likelihood of a label; of the predicted class where ``label`` is None."""
+        return cls("negative_log_likelihood", label, output)
+
+    @classmethod
+    def difference(cls, plus: Target, minus: Target) -> Target:
+        """``plus − minus``."""
+        return cls("difference", plus, "", minus)
+
+
+TargetLike = Target | int | str | tuple[int, ...] | None
+FrameLike = Frame | npt.NDArray[Any] | bytes
+WindowLike = Window | npt.NDArray[Any]
+Statistics = tuple[npt.ArrayLike, npt.ArrayLike] | tuple[npt.ArrayLike, npt.ArrayLike, int]
+
+NORMALISATIONS = {
+    "": csi_pb2.NORMALISATION_UNSPECIFIED,
+    "none": csi_pb2.NORMALISATION_NONE,
+    "manifest": csi_pb2.NORMALISATION_MANIFEST,
+    "recording": csi_pb2.NORMALISATION_RECORDING,
+    "running": csi_pb2.NORMALISATION_RUNNING,
+}
+
+
+def normalisation(name: str) -> csi_pb2.Normalisation.ValueType:
+    """Look up a normalisation by its name."""
+    if name not in NORMALISATIONS:
+        known = ", ".join(each for each in NORMALISATIONS if each)
+        raise InvalidInputError(f"normalisation: expected one of {known}, got {name!r}")
+    return NORMALISATIONS[name]
+
+
+def target_message(target: TargetLike) -> attribution_pb2.Target:
+    """Build the target's message from a Target, a class index or name, a position, or None (predicted)."""
+    if target is None:
+        return attribution_pb2.Target(predicted=attribution_pb2.Target.Predicted())
+    if not isinstance(target, Target):
+        target = Target.element(target)
+    message = attribution_pb2.Target(output=target.output)
+    _fill(message, target)
+    return message
+
+
+def _fill(message: attribution_pb2.Target, target: Target) -> None:
+    kind, value = target.kind, target.value
+    if kind == "predicted":
+        message.predicted.SetInParent()
+    elif kind == "element":
+        _element(message, value)
+    elif kind in ("mean", "sum"):
+        elements: attribution_pb2.Target.Elements = getattr(message, kind)
+        elements.SetInParent()
+        elements.indices.extend(int(each) for each in value)
+    elif kind in ("log_probability", "negative_log_likelihood"):
+        _label(getattr(message, kind), value)
+    elif kind == "difference":
+        message.difference.plus.CopyFrom(target_message(value))
+        message.difference.minus.CopyFrom(target_message(target.minus))
+    else:
+        raise TargetError(f"target: no such kind as {kind!r}")
+
+
+def _element(message: attribution_pb2.Target, value: Any) -> None:
+    if isinstance(value, str):
+        message.class_name = value
+    elif isinstance(value, (int, np.integer)):
+        message.index = int(value)
+    elif isinstance(value, Sequence) and all(isinstance(each, (int, np.integer)) for each in value):
+        message.position.indices.extend(int(each) for each in value)
+        message.position.SetInParent()
+    else:
+        raise TargetError(f"target: expected a class index, a class name or a position, got {value!r}")
+
+
+def _label(message: attribution_pb2.Target.Label, value: int | str | None) -> None:
+    message.SetInParent()
+    if isinstance(value, str):
+        message.class_name = value
+    elif value is not None:
+        message.index = int(value)
+
+
+def method_call(name: str, parameters: Mapping[str, Any]) -> attribution_pb2.MethodCall:
+    """Build a method call. Arrays become nested lists."""
+    struct = struct_pb2.Struct()
+    for key, value in parameters.items():
+        plain = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+        try:
+            json_format.ParseDict({key: plain}, parsed := struct_pb2.Struct())
+        except (json_format.ParseError, TypeError, ValueError) as error:
+            raise ParameterError(
+                f"parameter {key!r}: expected numbers, text, lists or arrays, got {type(value).__name__}"
+            ) from error
+        struct.MergeFrom(parsed)
+    return attribution_pb2.MethodCall(name=name, parameters=struct)
+
+
+def options(
+    model: str,
+    version: str,
+    target: TargetLike,
+    method: str,
+    parameters: Mapping[str, Any],
+    top_k: int,
+    cells: bool,
+) -> attribution_pb2.ExplainOptions:
+    """Build what single calls and streams have in common."""
+    return attribution_pb2.ExplainOptions(
+        model=model_pb2.ModelRef(name=model, version=version),
+        target=target_message(target),
+        method=method_call(method, parameters),
+        top_k=top_k,
+        want_cells=cells,
+    )
+
+
+def statistics_messages(statistics: Sequence[Statistics]) -> list[csi_pb2.ToneStatistics]:
+    """Build per-tone statistics from (mean, std) or (mean, std, node_id) tuples."""
+    messages = []
+    for each in statistics:
+        mean, std = (np.asarray(part, dtype=np.float32) for part in each[:2])
+        message = csi_pb2.ToneStatistics(mean=to_tensor(mean), std=to_tensor(std))
+        if len(each) == 3:
+            message.node_id = each[2]
+        messages.append(message)
+    return messages
+
+
+def frame_message(frame: FrameLike) -> csi_pb2.Frame:
+    """Build a frame: a real array is amplitudes, a complex one gains, bytes are raw."""
+    if isinstance(frame, bytes):
+        frame = Frame(raw=frame)
+    elif isinstance(frame, np.ndarray):
+        frame = Frame(iq=frame) if np.iscomplexobj(frame) else Frame(amplitude=frame)
+    message = csi_pb2.Frame(
+        format=frame.format,
+        node_id=frame.node_id,
+        transmitter=frame.transmitter,
+        sequence=frame.sequence,
+        capture_time_ns=frame.capture_time_ns,
+        rssi_dbm=frame.rssi_dbm,
+        noise_floor_dbm=frame.noise_floor_dbm,
+        agc_gain=frame.agc_gain,
+    )
+    if sum(payload is not None for payload in (frame.amplitude, frame.iq, frame.raw)) != 1:
+        raise InvalidInputError("frame: expected exactly one of amplitude, iq and raw")
+    if frame.raw is not None:
+        message.raw = frame.raw
+    elif frame.iq is not None:
+        message.iq.CopyFrom(to_tensor(_pairs(np.asarray(frame.iq))))
+    else:
+        message.amplitude.CopyFrom(to_tensor(np.asarray(frame.amplitude, dtype=np.float32)))
+    return message
+
+
+def _pairs(iq: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Bring complex gains into (n_tones, 2) real and imaginary parts."""
+    if np.iscomplexobj(iq):
+        iq = np.stack([iq.real, iq.imag], axis=-1).astype(np.float32)
+    if iq.ndim != 2 or iq.shape[1] != 2:
+        raise ShapeError(f"frame: expected complex (n_tones) or real (n_tones, 2), got {iq.shape}")
+    return iq
+
+
+def window_message(window: WindowLike) -> csi_pb2.Window:
+    """Build a window from a Window or a bare array."""
+    if not isinstance(window, Window):
+        window = Window(window)
+    return csi_pb2.Window(
+        values=to_tensor(window.values),
+        node_id=window.node_id,
+        first_sequence=window.first_sequence,
+        last_sequence=window.last_sequence,
+        capture_time_ns=window.capture_time_ns,
+    )

@@ -1,0 +1,310 @@
+"""What the daemon answers, as plain frozen values with NumPy arrays. ``decode`` builds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from tonescope.errors import TonescopeError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tone:
+    """One row of a tone table.
+
+    Attributes:
+        row: the row in the window and in every per-tone result.
+        subcarrier_index: the signed index (DC = 0); None where it is not known.
+        offset_hz: offset from the centre frequency, hertz; None where it is not known.
+        kind: "data", "pilot", "null" or "unknown".
+        training_field: "lltf", "ht_ltf", …; empty where it is not known.
+    """
+
+    row: int
+    subcarrier_index: int | None
+    offset_hz: float | None
+    kind: str
+    training_field: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToneTable:
+    """The identity of every row of a result: ``id`` is the layout's name."""
+
+    id: str
+    tones: tuple[Tone, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.tones)
+
+    @property
+    def null_rows(self) -> tuple[int, ...]:
+        """The rows that carry no signal."""
+        return tuple(tone.row for tone in self.tones if tone.kind == "null")
+
+
+@dataclass(frozen=True, slots=True)
+class TopTone:
+    """A tone among the strongest: its row, its raw signed attribution, and who it is (None if the table is unknown)."""
+
+    row: int
+    attribution: float
+    tone: Tone | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultWarning:
+    """What a user should know before believing a result: a stable ``code`` and one line."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model said of one window.
+
+    Attributes:
+        class_index: the predicted class; None for a regression model.
+        class_name: its name; empty where the manifest has none.
+        probability: in [0, 1]; None for a regression model.
+        scores: the first output's elements, flat.
+        class_never_trained: the manifest says that this class never occurred in training.
+        outputs: the other outputs, by name.
+    """
+
+    class_index: int | None
+    class_name: str
+    probability: float | None
+    scores: Array
+    class_never_trained: bool = False
+    outputs: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningStatistics:
+    """Mean and standard error of the per-tone attribution over ``count`` windows of one node of a stream."""
+
+    count: int
+    mean: Array
+    standard_error: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The explanation of one window. Where ``problem`` is set, only the fields that identify the window hold anything.
+
+    Attributes:
+        tones: attribution per row of ``tone_table``, float32, raw and signed.
+        cells: attribution per input cell, in the input's shape without the batch axis; None unless asked for.
+        top: the strongest tones by |attribution|, strongest first.
+        convergence_delta: Σ cells − (f(x) − f(baseline)); None for a method that has none.
+        null_tone_share: the part of Σ|attribution| on tones without signal, [0, 1]; None where none is known as null.
+        target: the target as resolved, as a mapping (``{"index": 3}``).
+        queue_ms: milliseconds the window waited; ``compute_ms``: milliseconds it took.
+        dropped_before: windows of its stream dropped since the previous explanation.
+        problem: why this window could not be explained; None where it was.
+    """
+
+    node_id: int
+    first_sequence: int | None
+    last_sequence: int | None
+    capture_time_ns: int | None
+    window_index: int
+    prediction: Prediction
+    target: Mapping[str, Any]
+    score: float
+    tones: Array
+    cells: Array | None
+    top: tuple[TopTone, ...]
+    tone_table: ToneTable
+    convergence_delta: float | None
+    null_tone_share: float | None
+    warnings: tuple[ResultWarning, ...]
+    running: RunningStatistics | None
+    model_digest: str
+    method: str
+    parameters: Mapping[str, Any]
+    rule_set: str
+    normalisation: str
+    queue_ms: float
+    compute_ms: float
+    dropped_before: int
+    evaluations: int
+    standard_error: Array | None
+    problem: TonescopeError | None = None
+
+
+class Explanations(Sequence[Explanation]):
+    """The explanations of a batch, in the order of its windows; also stacked: ``.tones``, ``.cells``, ``.score``."""
+
+    def __init__(self, items: Sequence[Explanation], tone_table: ToneTable) -> None:
+        self._items = tuple(items)
+        self.tone_table = tone_table
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> Explanation: ...
+    @overload
+    def __getitem__(self, index: slice) -> Explanations: ...
+    def __getitem__(self, index: int | slice) -> Explanation | Explanations:
+        if isinstance(index, slice):
+            return Explanations(self._items[index], self.tone_table)
+        return self._items[index]
+
+    def __iter__(self) -> Iterator[Explanation]:
+        return iter(self._items)
+
+    @property
+    def tones(self) -> Array:
+        """Attribution per tone of the windows that were explained, shape (n_explained, n_tones)."""
+        return np.stack([each.tones for each in self._items if each.problem is None])
+
+    @property
+    def cells(self) -> Array | None:
+        """Attribution per cell of the windows that were explained, shape (n_explained, …); None if not asked for."""
+        kept = [each.cells for each in self._items if each.cells is not None]
+        return np.stack(kept) if kept else None
+
+    @property
+    def score(self) -> Array:
+        """The target's value per window that was explained, shape (n_explained,)."""
+        return np.array([each.score for each in self._items if each.problem is None], dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One model of the store: ``state`` is "ready", "failed" (``failure`` says why) or "unloaded"."""
+
+    name: str
+    version: str
+    state: str
+    failure: str
+    digest: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A graph input, output or layer: ``shape`` has −1 for an axis that varies."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    op_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputInfo:
+    """One output: ``kind`` is "logits", "probabilities" or "regression"."""
+
+    tensor: TensorInfo
+    kind: str
+    class_names: tuple[str, ...]
+    trained_classes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDetail:
+    """Everything the daemon knows about one model.
+
+    Attributes:
+        operators: (operator, how many nodes, whether it can be differentiated), most frequent first.
+        methods: by method name, "" where it applies, else why it does not.
+        manifest: the manifest as resolved.
+        warnings: guesses and oddities met while loading.
+    """
+
+    info: ModelInfo
+    manifest: Mapping[str, Any]
+    input: TensorInfo
+    outputs: tuple[OutputInfo, ...]
+    layers: tuple[TensorInfo, ...]
+    operators: tuple[tuple[str, int, bool], ...]
+    methods: Mapping[str, str]
+    tone_table: ToneTable
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MethodInfo:
+    """One attribution method: ``parameters`` is a JSON Schema; ``requirement`` what it needs of a model."""
+
+    name: str
+    summary: str
+    parameters: Mapping[str, Any]
+    requirement: str
+    source: str
+    plugin: str
+    version: str
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Methods:
+    """The daemon's methods, and the plugins that failed to load with the reason."""
+
+    methods: tuple[MethodInfo, ...]
+    failures: Mapping[str, str]
+
+    def __iter__(self) -> Iterator[MethodInfo]:
+        return iter(self.methods)
+
+    def __len__(self) -> int:
+        return len(self.methods)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What was negotiated when a live stream opened."""
+
+    stream_id: str
+    model: str
+    model_version: str
+    model_digest: str
+    tone_table: ToneTable
+    window_frames: int
+    hop_frames: int
+    normalisation: str
+    method: str
+    parameters: Mapping[str, Any]
+    queue_windows: int
+    overload: str
+    inline: bool
+    window_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The daemon's counts of a whole stream; ``frames_skipped`` is by reason."""
+
+    frames_received: int
+    frames_used: int
+    frames_skipped: Mapping[str, int]
+    windows: int
+    explained: int
+    dropped: int
+    failed: int
+    gaps: int
+    reordered: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something about a live stream that is not an explanation.
+
+    ``kind`` is "warning", "rejected", "dropped", "draining" or "reconnecting"; ``code`` is its stable word.
+    """
+
+    kind: str
+    code: str
+    message: str
