@@ -18,7 +18,7 @@ import onnx_ir as ir
 from tonescope_server.errors import MethodNotApplicableError
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.differentiate import named, pull_back, values_by_name
-from tonescope_server.gradients.prepass import infer_shapes, lift_1d, remove_unused
+from tonescope_server.gradients.prepass import lift_1d, remove_unused
 from tonescope_server.gradients.rule_set import RuleSet
 from tonescope_server.gradients.seed import Seed, weights_name
 
@@ -263,10 +263,11 @@ class Tape:
     def finish(self) -> ir.Model:
         """Return the finished model: every result named, nothing unused left in it."""
         remove_unused(self._graph)
+        _forget_shapes(self._graph)
         for value in list(self._graph.inputs):
             if value is not self._input and not value.uses() and not value.is_graph_output():
                 self._graph.inputs.remove(value)
-        return infer_shapes(self._model)
+        return self._model
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -370,6 +371,17 @@ class Tape:
         self.context.typed(result, value) if value.shape is not None else None
         result.name = name
         self._graph.outputs.append(result)
+
+
+def _forget_shapes(graph: ir.Graph) -> None:
+    """Drop the shapes of everything computed: along a path the model's batch axis is no longer the windows'.
+
+    ONNX Runtime shares buffers between values whose symbolic sizes have the same name, and fails at run time where the
+    sizes then differ. It infers shapes itself; types are kept.
+    """
+    for node in graph:
+        for value in node.outputs:
+            value.shape = None
 
 
 def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
