@@ -1,7 +1,7 @@
 """The ``tonescope`` command line: the table of commands, and how an error leaves the process.
 
-Each command is one function in a module of its own, imported only when it is asked for, so that ``tonescope watch``
-does not pay for onnxruntime. What a command does belongs in that module, not here.
+Each command is one function in a module of its own, imported only when it is asked for, so that
+``tonescope watch`` does not pay for onnxruntime. What a command does belongs in that module, not here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COMMANDS = {
 
 
 def build(arguments: list[str]) -> typer.Typer:
-    """Return the command line with the one command that ``arguments`` ask for, or with all of them (for help)."""
+    """Return the command line with the command that ``arguments`` ask for, or, for help, with all."""
     app = typer.Typer(
         name="tonescope",
         no_args_is_help=True,
@@ -44,7 +44,8 @@ def main() -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0, 1 for an error (one line on stderr, never a traceback), 2 for wrong usage, 130 for Ctrl-C.
+        The exit code: 0, 1 for an error (one line on stderr, never a traceback), 2 for wrong usage,
+        130 for Ctrl-C.
     """
     arguments = sys.argv[1:]
     try:

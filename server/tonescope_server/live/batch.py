@@ -1,0 +1,123 @@
+"""Explains several windows in one run, so that a bad one costs the others nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tonescope_server.errors import DeadlineError, TonescopeError
+from tonescope_server.live.messages import Answer, Job
+from tonescope_server.types import Attribution
+
+MAX_BATCH = 32
+# A plan cheaper than this per window runs on the event loop: a thread would cost more than it saves.
+INLINE_BELOW_S = 1e-3
+# … and keeps the loop from other streams no longer than about this.
+INLINE_BATCH_S = 4e-3
+
+Check = Callable[[], None]
+_Outcomes = dict[int, tuple[Attribution | TonescopeError, int, float]]
+
+
+class Plan(Protocol):
+    """What explains a batch: the engine's prepared request."""
+
+    @property
+    def seconds_per_window(self) -> float:
+        """A measured estimate."""
+        ...
+
+    def run(self, x: npt.NDArray[Any], check: Check = ...) -> Attribution:
+        """Explain a batch; ``check`` is called now and then, and may raise."""
+        ...
+
+
+class Patience:
+    """What a computation asks now and then: whether anybody still waits for it."""
+
+    def __init__(self, remaining_s: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until = None if remaining_s is None else clock() + remaining_s
+        self._gone = False
+
+    def give_up(self) -> None:
+        """Say that nobody waits any longer."""
+        self._gone = True
+
+    def check(self) -> None:
+        """Go on, or not.
+
+        Raises:
+            DeadlineError: the caller went away, or its deadline passed.
+        """
+        if self._gone:
+            raise DeadlineError("the caller went away before the work was done")
+        if self._until is not None and self._clock() >= self._until:
+            raise DeadlineError("the caller's deadline passed before the work was done")
+
+
+class Runner:
+    """Runs one plan: cheap ones on the event loop, dear ones on the executor."""
+
+    def __init__(self, plan: Plan, executor: Executor, patience: Patience) -> None:
+        self._plan = plan
+        self._executor = executor
+        self._check = patience.check
+        self.inline = plan.seconds_per_window < INLINE_BELOW_S
+        fitting = int(INLINE_BATCH_S / max(plan.seconds_per_window, 1e-6))
+        self.most = min(MAX_BATCH, max(fitting, 1)) if self.inline else MAX_BATCH
+
+    async def explain(self, jobs: Sequence[Job]) -> list[Answer]:
+        """Answer every job, in order: good ones from one run, bad ones with their own error.
+
+        Raises:
+            DeadlineError: nobody waits any longer.
+        """
+        started = time.perf_counter()
+        good = [job for job in jobs if not isinstance(job.cells, TonescopeError)]
+        outcomes = await self._outcomes(good) if good else {}
+        return [_answer(job, outcomes, started) for job in jobs]
+
+    async def _outcomes(self, jobs: Sequence[Job]) -> _Outcomes:
+        """Run the jobs together; where that fails, each alone."""
+        begun = time.perf_counter()
+        try:
+            attribution = await self._run([job.cells for job in jobs])
+        except DeadlineError:
+            raise
+        except TonescopeError as error:
+            if len(jobs) == 1:
+                return {jobs[0].index: (error, 0, time.perf_counter() - begun)}
+            alone = [await self._outcomes([job]) for job in jobs]
+            return {index: outcome for one in alone for index, outcome in one.items()}
+        each = (time.perf_counter() - begun) / len(jobs)
+        return {job.index: (attribution, row, each) for row, job in enumerate(jobs)}
+
+    async def _run(self, cells: Sequence[Any]) -> Attribution:
+        x = cells[0] if len(cells) == 1 else np.concatenate(cells)
+        if self.inline:
+            return self._plan.run(x, self._check)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, self._plan.run, x, self._check)
+
+
+def _answer(job: Job, outcomes: _Outcomes, started: float) -> Answer:
+    if isinstance(job.cells, TonescopeError):
+        return Answer(job, job.cells, 0, started - job.arrived)
+    outcome, row, compute_s = outcomes[job.index]
+    return Answer(job, outcome, row, started - job.arrived, compute_s)
+
+
+async def explain_all(jobs: Sequence[Job], runner: Runner) -> list[Answer]:
+    """Answer every job of one request, a bounded batch at a time, letting other calls in between."""
+    answers: list[Answer] = []
+    for start in range(0, len(jobs), runner.most):
+        answers += await runner.explain(jobs[start : start + runner.most])
+        await asyncio.sleep(0)
+    return answers

@@ -1,0 +1,273 @@
+"""From frames and windows as they come to windows that can be explained. Every one that cannot is counted.
+
+No I/O and no clock: the time of arrival is given. Waiting and computing are the session's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from tonescope_server.csi.frames import Frame
+from tonescope_server.csi.normalisation import Normaliser, StreamNormaliser
+from tonescope_server.csi.windows import Window, Windower
+from tonescope_server.engine.windows import checked
+from tonescope_server.errors import NotFoundError, ParameterError, ShapeError, TonescopeError
+from tonescope_server.live.messages import (
+    Job,
+    Options,
+    ReceivedWindow,
+    Rejected,
+    Summary,
+    Undecodable,
+    Warned,
+)
+from tonescope_server.live.protocol import Agreement
+from tonescope_server.models.model import Model
+from tonescope_server.types import FloatArray
+
+# How far behind the resume point a window may lie and still count as answered before: further behind, the
+# source has started to count anew.
+RESUME_SPAN = 10_000
+# Each node and reason is reported once; a sender that invents nodes does not get a report for each.
+MAX_REPORTS = 64
+_RULES = {
+    "gaps": "sequence numbers are missing: no window spans the gap",
+    "duplicates": "frames came twice: the second ones were dropped",
+    "reordered": "frames came after newer ones: they were dropped",
+}
+
+
+class Intake:
+    """One stream's frames and windows on their way to the queue.
+
+    Args:
+        options: what the client asked for.
+        agreement: what was negotiated.
+        model: the model that explains.
+        normalisers: what there is, by name.
+
+    Raises:
+        NotFoundError: no normaliser of that name.
+        ParameterError: statistics that the normaliser cannot use.
+    """
+
+    def __init__(
+        self, options: Options, agreement: Agreement, model: Model, normalisers: Mapping[str, Normaliser]
+    ) -> None:
+        self._agreement = agreement
+        self._cells = model.cells
+        self._model = model
+        self._windower = Windower(
+            agreement.window_frames,
+            agreement.hop_frames,
+            model.cells.n_tones,
+            accept=agreement.frame_lengths,
+        )
+        self._normalise = StreamNormalisation(agreement.normalisation, options, model, normalisers)
+        self._resume = dict(options.resume_from)
+        self._reported: set[tuple[int, str]] = set()
+        self._undecodable: Counter[str] = Counter()
+        self.notices: list[Warned | Rejected] = []
+        self._received = 0
+        self.windows = 0
+
+    def frames(self, frames: Iterable[Frame | Undecodable], now: float) -> list[Job]:
+        """Take frames in; return the windows that they complete."""
+        jobs: list[Job] = []
+        for frame in frames:
+            self._received += 1
+            if isinstance(frame, Undecodable):
+                self._reject(frame)
+                continue
+            jobs += [
+                self._job_of(window, now)
+                for window in self._push(frame)
+                if not self._answered_before(window.node_id, window.last_sequence)
+            ]
+        self._report_skipped()
+        return jobs
+
+    def take(self, windows: Iterable[ReceivedWindow], now: float) -> list[Job]:
+        """Take windows in."""
+        jobs: list[Job] = []
+        normalisation = self._agreement.window_normalisation
+        for window in windows:
+            if self._answered_before(window.node_id, window.last_sequence):
+                continue
+            try:
+                cells: npt.NDArray[Any] | TonescopeError = self._window_cells(window)
+            except TonescopeError as error:
+                cells = error
+            jobs.append(
+                Job(
+                    cells,
+                    self._next_index(),
+                    now,
+                    normalisation,
+                    window.node_id,
+                    window.first_sequence,
+                    window.last_sequence,
+                    window.capture_time_ns,
+                )
+            )
+        return jobs
+
+    def summary(self) -> Summary:
+        """Return the counts of the intake; what became of its windows is the session's to add."""
+        counts = self._windower.counts
+        skipped = Counter(counts.skipped) + self._undecodable
+        skipped.update({"duplicate": counts.duplicates, "reordered": counts.reordered})
+        return Summary(
+            frames_received=self._received,
+            frames_used=counts.frames,
+            frames_skipped={kind: count for kind, count in skipped.items() if count},
+            windows=self.windows,
+            gaps=counts.gaps,
+            reordered=counts.reordered,
+            duplicates=counts.duplicates,
+        )
+
+    def _push(self, frame: Frame) -> list[Window]:
+        used = self._windower.counts.frames
+        windows = self._windower.push(frame)
+        if self._normalise.observes and self._windower.counts.frames > used:
+            self._normalise.observe(frame, self._cells.n_tones)
+        return windows
+
+    def _job_of(self, window: Window, now: float) -> Job:
+        try:
+            frames = self._normalise.apply(window.frames, window.node_id, window.key)
+            cells: npt.NDArray[Any] | TonescopeError = checked(self._model, self._cells.arrange(frames)[None])
+        except TonescopeError as error:
+            cells = error
+        return Job(
+            cells,
+            self._next_index(),
+            now,
+            self._agreement.normalisation,
+            window.node_id,
+            window.first_sequence,
+            window.last_sequence,
+            window.capture_time_ns,
+        )
+
+    def _window_cells(self, window: ReceivedWindow) -> npt.NDArray[Any]:
+        values = window.values
+        if isinstance(values, TonescopeError):
+            raise values
+        cells = checked(self._model, in_shape(values, self._cells.shape)[None])
+        if self._agreement.window_normalisation == "none":
+            return cells
+        frames, node = self._cells.frames(cells)[0], window.node_id
+        if self._normalise.observes:
+            self._normalise.observe_window(frames, node)
+        normalised = self._normalise.apply(frames, node, (node, "", 0))
+        return checked(self._model, self._cells.arrange(normalised)[None])
+
+    def _next_index(self) -> int:
+        self.windows += 1
+        return self.windows - 1
+
+    def _answered_before(self, node: int, last_sequence: int | None) -> bool:
+        """Say whether a window was answered before the reconnection; the first newer one ends the question."""
+        until = self._resume.get(node)
+        if until is None or last_sequence is None:
+            return False
+        if 0 <= until - last_sequence <= RESUME_SPAN:
+            return True
+        del self._resume[node]
+        return False
+
+    def _reject(self, frame: Undecodable) -> None:
+        kind = getattr(frame.error, "kind", "") or frame.error.reason
+        self._undecodable[kind] += 1
+        if self._first((frame.node_id, kind)):
+            self.notices.append(Rejected(frame.error, frame.node_id, frame.sequence))
+
+    def _report_skipped(self) -> None:
+        counts = self._windower.counts
+        for kind in counts.skipped:
+            if self._first((-1, kind)):
+                lengths = ", ".join(map(str, self._agreement.frame_lengths))
+                text = f"frames are skipped as '{kind}': windows take finite frames of {lengths} tones"
+                self.notices.append(Warned("FRAMES_SKIPPED", text))
+        for name, text in _RULES.items():
+            if getattr(counts, name) and self._first((-1, name)):
+                self.notices.append(Warned(name.upper(), text))
+
+    def _first(self, report: tuple[int, str]) -> bool:
+        if report in self._reported or len(self._reported) >= MAX_REPORTS:
+            return False
+        self._reported.add(report)
+        return True
+
+
+def in_shape(values: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Return a window's values in the input's shape: as they are, flat, or with or without axes of one.
+
+    Raises:
+        ShapeError: any other shape; above all a transposed one.
+    """
+    got = values.shape
+    if got == shape:
+        return values
+    fits = values.size == math.prod(shape) and (
+        len(got) == 1 or [size for size in got if size != 1] == [size for size in shape if size != 1]
+    )
+    if not fits:
+        raise ShapeError(f"window: expected {shape}, got {got}")
+    return values.reshape(shape)
+
+
+class StreamNormalisation:
+    """One normaliser for a whole stream, with whatever statistics it takes."""
+
+    def __init__(self, name: str, options: Options, model: Model, normalisers: Mapping[str, Normaliser]) -> None:
+        self.observes = name not in ("none", "manifest", "recording")
+        self._by_node: dict[int | None, StreamNormaliser] = {}
+        self._stream: StreamNormaliser | None = None
+        stated = model.manifest.normalisation
+        if name == "recording":
+            given = _named(normalisers, "manifest")
+            for node, (mean, std) in options.statistics.items():
+                if mean.shape != (model.cells.n_tones,):
+                    raise ShapeError(f"statistics: expected {model.cells.n_tones} tones, got {mean.shape}")
+                self._by_node[node] = given.for_stream(mean, std, stated.eps)
+        else:
+            own = (stated.mean, stated.std) if stated.mean else (None, None)
+            self._stream = _named(normalisers, name).for_stream(own[0], own[1], stated.eps)
+
+    def observe(self, frame: Frame, n_tones: int) -> None:
+        """Take note of a frame that was used."""
+        rows = frame.amplitude if frame.values.ndim > 1 else frame.amplitude[None]
+        for rx, row in enumerate(rows):
+            if self._stream is not None:
+                self._stream.observe(row[:n_tones], (frame.node_id, frame.transmitter, rx))
+
+    def observe_window(self, frames: npt.NDArray[Any], node: int) -> None:
+        """Take note of a window that came as such."""
+        if self._stream is not None:
+            self._stream.observe(frames, (node, "", 0))
+
+    def apply(self, frames: npt.NDArray[Any], node: int, key: tuple[int, str, int]) -> FloatArray:
+        """Normalise a window.
+
+        Raises:
+            ParameterError: no statistics were sent for this node.
+        """
+        stream = self._stream or self._by_node.get(node) or self._by_node.get(None)
+        if stream is None:
+            raise ParameterError(f"normalisation: expected the recording's statistics of node {node}, got none")
+        return stream.apply(frames, key)
+
+
+def _named(normalisers: Mapping[str, Normaliser], name: str) -> Normaliser:
+    if name not in normalisers:
+        known = ", ".join(sorted(normalisers))
+        raise NotFoundError(f"normalisation '{name}': unknown, expected one of {known}")
+    return normalisers[name]

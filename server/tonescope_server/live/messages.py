@@ -1,0 +1,159 @@
+"""What goes in and out of a live stream, as plain values. The wire's form of each is in ``services``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy.typing as npt
+
+from tonescope_server.errors import TonescopeError
+from tonescope_server.types import Attribution, FloatArray, Target
+
+
+class Overload(StrEnum):
+    """What to do when windows come faster than they are explained."""
+
+    DROP_OLDEST = "drop_oldest"
+    BACK_PRESSURE = "back_pressure"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to open a stream, as asked. Zero, "" and None mean: as the manifest or the daemon has it.
+
+    Attributes:
+        statistics: mean and standard deviation per tone, by node; under None, for every other node.
+        normalisation: a normaliser's name; None means the manifest's for frames, and none for windows.
+        resume_from: by node, the last frame of the last window that was answered before a reconnection.
+    """
+
+    model: str = ""
+    version: str = ""
+    target: Target | None = None
+    method: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    top_k: int = 0
+    want_cells: bool = False
+    window_frames: int = 0
+    hop_frames: int = 0
+    normalisation: str | None = None
+    statistics: Mapping[int | None, tuple[FloatArray, FloatArray]] = field(default_factory=dict)
+    tone_layout: str = ""
+    source_id: str = ""
+    latency_budget_s: float = 0.0
+    overload: Overload = Overload.DROP_OLDEST
+    queue_windows: int = 0
+    resume_from: Mapping[int, int] = field(default_factory=dict)
+    default_format: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """A frame that could not be read."""
+
+    error: TonescopeError
+    node_id: int = 0
+    sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReceivedWindow:
+    """A window as sent: its values, or why they could not be read."""
+
+    values: npt.NDArray[Any] | TonescopeError
+    node_id: int = 0
+    first_sequence: int | None = None
+    last_sequence: int | None = None
+    capture_time_ns: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A window that waits to be explained: normalised cells, ``(1, *input shape)``, or why there are none."""
+
+    cells: npt.NDArray[Any] | TonescopeError
+    index: int
+    arrived: float
+    normalisation: str
+    node_id: int = 0
+    first_sequence: int | None = None
+    last_sequence: int | None = None
+    capture_time_ns: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """Mean and standard error per tone over one node's windows of this stream, as of one window."""
+
+    count: int
+    mean: FloatArray
+    standard_error: FloatArray
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """The answer to one job: row ``row`` of a batch's attribution, or the error that this window met."""
+
+    job: Job
+    outcome: Attribution | TonescopeError
+    row: int = 0
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    dropped_before: int = 0
+    running: Running | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Windows dropped unexplained since the last such notice, and in all."""
+
+    windows: int
+    total: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The first frame of its node that was refused for this reason. Later ones are only counted."""
+
+    error: TonescopeError
+    node_id: int = 0
+    sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something about the stream that its owner should know."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """The daemon is going away."""
+
+    grace_s: float
+    cause: str = "shutdown"
+
+
+@dataclass(slots=True)
+class Summary:
+    """Counts of a whole stream."""
+
+    frames_received: int = 0
+    frames_used: int = 0
+    frames_skipped: dict[str, int] = field(default_factory=dict)
+    windows: int = 0
+    explained: int = 0
+    dropped: int = 0
+    failed: int = 0
+    gaps: int = 0
+    reordered: int = 0
+    duplicates: int = 0
+
+
+Notice = Dropped | Rejected | Warned | Draining | Summary

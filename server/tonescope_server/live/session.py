@@ -1,0 +1,160 @@
+"""Runs one live stream: reads eagerly into the queue, explains what waits, writes the answers.
+
+Two activities: a reader task that does nothing but fill the queue, and the caller's own task, which computes
+and is the only writer. What a message means is in ``intake``; its form on the wire is the caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from tonescope_server.errors import TonescopeError
+from tonescope_server.live.batch import Runner
+from tonescope_server.live.buffer import WindowBuffer
+from tonescope_server.live.intake import Intake
+from tonescope_server.live.messages import Answer, Draining, Job, Notice
+from tonescope_server.live.running import RunningMean
+from tonescope_server.types import Attribution
+
+Receive = Callable[[], Awaitable[list[Job] | None]]
+Send = Callable[[Sequence[Answer] | Notice], Awaitable[None]]
+
+
+@dataclass
+class Drain:
+    """The daemon's word to its streams that it is going away."""
+
+    grace_s: float = 10.0
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass
+class Totals:
+    """Counts over all streams since the start, for metrics: plain numbers, next to free to add to."""
+
+    streams: int = 0
+    open_streams: int = 0
+    explained: int = 0
+    failed: int = 0
+    dropped: int = 0
+    compute_s: float = 0.0
+    queue_s: float = 0.0
+
+
+class Session:
+    """One open stream.
+
+    Args:
+        intake: makes windows of what comes.
+        buffer: where they wait.
+        runner: explains them.
+        totals: counts over all streams.
+    """
+
+    def __init__(self, intake: Intake, buffer: WindowBuffer, runner: Runner, totals: Totals) -> None:
+        self._intake = intake
+        self._buffer = buffer
+        self._runner = runner
+        self._totals = totals
+        self._running: dict[int, RunningMean] = {}
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._notices: list[Notice] = []
+        self._explained = self._failed = 0
+
+    async def run(self, receive: Receive, send: Send, drain: Drain) -> None:
+        """Answer the stream until its client ends it, or the daemon drains; then send the summary.
+
+        Args:
+            receive: waits for a message and returns the windows that it completed; None at the end.
+            send: writes one message.
+            drain: the daemon's word that it is going away.
+
+        Raises:
+            TonescopeError: the client broke the protocol, or its deadline passed.
+        """
+        reader = asyncio.create_task(self._read(receive))
+        drainer = asyncio.create_task(self._wait_for(drain, reader))
+        reader.add_done_callback(lambda _: self._news.set())
+        try:
+            await self._answer(reader, send)
+            if not reader.cancelled() and (error := reader.exception()):
+                raise error
+            await send(self._summary())
+        finally:
+            reader.cancel()
+            drainer.cancel()
+            self._totals.dropped += self._buffer.dropped
+
+    async def _read(self, receive: Receive) -> None:
+        """Fill the queue. Under back-pressure, wait for room between messages."""
+        buffer = self._buffer
+        while (jobs := await receive()) is not None:
+            for job in jobs:
+                buffer.push(job)
+            if jobs or self._intake.notices:
+                self._news.set()
+            while buffer.must_wait:
+                self._room.clear()
+                await self._room.wait()
+
+    async def _wait_for(self, drain: Drain, reader: asyncio.Task[None]) -> None:
+        await drain.begun.wait()
+        self._notices.append(Draining(drain.grace_s))
+        reader.cancel()
+        self._news.set()
+
+    async def _answer(self, reader: asyncio.Task[None], send: Send) -> None:
+        """Explain what waits until nothing more can come."""
+        while True:
+            self._news.clear()
+            jobs = self._buffer.take(self._runner.most, time.perf_counter())
+            self._room.set()
+            await self._say_notices(send)
+            if jobs:
+                answers = await self._runner.explain(jobs)
+                self._account_for(answers)
+                await send(answers)
+            elif reader.done() and not len(self._buffer):
+                return
+            else:
+                await self._news.wait()
+
+    async def _say_notices(self, send: Send) -> None:
+        self._notices += self._intake.notices
+        self._intake.notices.clear()
+        self._notices += self._buffer.notices()
+        while self._notices:
+            await send(self._notices.pop(0))
+
+    def _account_for(self, answers: list[Answer]) -> None:
+        """Add the running statistics, and count."""
+        answers[0].dropped_before = self._buffer.dropped_since_answer()
+        totals = self._totals
+        for answer in answers:
+            totals.queue_s += answer.queue_s
+            totals.compute_s += answer.compute_s
+            if isinstance(answer.outcome, TonescopeError):
+                self._failed += 1
+                totals.failed += 1
+            else:
+                self._explained += 1
+                totals.explained += 1
+                self._add_running(answer, answer.outcome)
+
+    def _add_running(self, answer: Answer, result: Attribution) -> None:
+        tones, node = result.tones[answer.row], answer.job.node_id
+        running = self._running.get(node)
+        if running is None:
+            running = self._running[node] = RunningMean(len(tones))
+        answer.running = running.add(tones)
+
+    def _summary(self) -> Notice:
+        summary = self._intake.summary()
+        summary.explained = self._explained
+        summary.failed = self._failed
+        summary.dropped = self._buffer.dropped
+        return summary

@@ -1,0 +1,202 @@
+"""``AttributionService``: one batch of windows, or a live stream.
+
+Here messages become plain values, calls get their model and their plan, and results become messages. What a stream
+does between the two is ``live``'s.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import grpc
+import structlog
+from tonescope.v1 import attribution_service_pb2 as service_pb2
+from tonescope.v1 import attribution_service_pb2_grpc as service_grpc
+from tonescope.v1 import live_pb2
+
+from tonescope_server.engine.prepared import Prepared
+from tonescope_server.errors import OverloadedError, UnavailableError
+from tonescope_server.live.batch import Patience, Runner, explain_all
+from tonescope_server.live.buffer import WindowBuffer
+from tonescope_server.live.intake import Intake
+from tonescope_server.live.messages import Answer, Job, Notice, Options
+from tonescope_server.live.protocol import Agreement, Conversation, Said, negotiate
+from tonescope_server.live.session import Drain, Session, Totals
+from tonescope_server.services.convert import (
+    frame_of,
+    normalisation_code,
+    options_of,
+    overload_code,
+    tone_table_of,
+    window_of,
+)
+from tonescope_server.services.explainers import Explainers, ModelInUse
+from tonescope_server.services.explanations import ExplanationWriter, method_call
+from tonescope_server.services.notices import message_of_notice
+
+_END = vars(grpc.aio)["EOF"]  # the stubs leave it out
+log = structlog.get_logger("tonescope.services")
+_SAID = {"open": Said.OPEN, "frames": Said.FRAMES, "windows": Said.WINDOWS, None: Said.NOTHING}
+
+
+class AttributionService(service_grpc.AttributionServiceServicer):
+    """Explains predictions.
+
+    Args:
+        explainers: the models in use.
+        computing: where dear plans run.
+        drain: the daemon's word that it is going away.
+        totals: counts over all streams.
+        max_streams: the most live streams at once.
+        queue_windows: the most windows that wait in one of them.
+    """
+
+    def __init__(
+        self,
+        explainers: Explainers,
+        computing: Executor,
+        drain: Drain,
+        totals: Totals,
+        max_streams: int,
+        queue_windows: int,
+    ) -> None:
+        self._explainers = explainers
+        self._computing = computing
+        self._drain = drain
+        self._totals = totals
+        self._max_streams = max_streams
+        self._queue_windows = queue_windows
+
+    async def Explain(  # noqa: N802  the contract's name
+        self, request: service_pb2.ExplainRequest, context: Any
+    ) -> service_pb2.ExplainResponse:
+        """Explain a batch of windows; one that cannot be explained is answered with its own problem."""
+        opening = live_pb2.Open(
+            options=request.options, normalisation=request.normalisation, statistics=request.statistics
+        )
+        options, model, prepared = await self._prepare(opening)
+        agreement = negotiate(options, model.model, max(len(request.windows), 1))
+        intake = Intake(options, agreement, model.model, self._explainers.host.normalisers)
+        jobs = intake.take(map(window_of, request.windows), time.perf_counter())
+        patience = Patience(context.time_remaining())
+        try:
+            answers = await explain_all(jobs, Runner(prepared, self._computing, patience))
+        finally:
+            patience.give_up()
+        response = service_pb2.ExplainResponse(tone_table=tone_table_of(model.model.table))
+        writer = ExplanationWriter(model.model, prepared, agreement.top_k, agreement.want_cells)
+        for answer in answers:
+            writer.write(answer, response.explanations.add())
+        return response
+
+    async def Live(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
+        """Explain a live stream of frames or windows as they come."""
+        if self._drain.begun.is_set():
+            raise UnavailableError("the daemon is draining: connect elsewhere, or later")
+        if self._totals.open_streams >= self._max_streams:
+            raise OverloadedError(f"live streams: expected at most {self._max_streams}, got one more")
+        self._totals.streams += 1
+        self._totals.open_streams += 1
+        try:
+            await self._live(context)
+        finally:
+            self._totals.open_streams -= 1
+
+    async def _live(self, context: Any) -> None:
+        conversation = Conversation()
+        first = await context.read()
+        conversation.hear(said_of(first))
+        options, model, prepared = await self._prepare(first.open)
+        agreement = negotiate(options, model.model, self._queue_windows)
+        intake = Intake(options, agreement, model.model, self._explainers.host.normalisers)
+        patience = Patience(context.time_remaining())
+        buffer = WindowBuffer(agreement.queue_windows, agreement.overload, agreement.latency_budget_s)
+        runner = Runner(prepared, self._computing, patience)
+        opened = opened_of(options, agreement, model, prepared, runner.inline)
+        log.info("stream opened", stream=opened.stream_id, source=options.source_id, peer=context.peer())
+        writer = ExplanationWriter(model.model, prepared, agreement.top_k, agreement.want_cells)
+        await context.write(live_pb2.LiveResponse(opened=opened))
+        intake.notices.extend(agreement.warnings)
+        receive = self._receiver(context, conversation, intake, options.default_format)
+        session = Session(intake, buffer, runner, self._totals)
+        try:
+            await session.run(receive, _sender(context, writer), self._drain)
+        finally:
+            patience.give_up()
+            log.info("stream ended", stream=opened.stream_id)
+
+    async def _prepare(self, opening: live_pb2.Open) -> tuple[Options, ModelInUse, Prepared]:
+        options = options_of(opening)
+        model = await self._explainers.get(options.model, options.version, options.tone_layout)
+        prepared = await self._explainers.prepare(model, options.method, options.target, options.parameters)
+        return options, model, prepared
+
+    def _receiver(
+        self, context: Any, conversation: Conversation, intake: Intake, default_format: str
+    ) -> Callable[[], Any]:
+        """Return what waits for a message and turns it into windows."""
+        decoders = self._explainers.host.decoders
+
+        async def receive() -> list[Job] | None:
+            message = await context.read()
+            if message is _END:
+                return None
+            now = time.perf_counter()
+            said = said_of(message)
+            conversation.hear(said)
+            if said is Said.WINDOWS:
+                return intake.take(map(window_of, message.windows.windows), now)
+            frames = message.frames.frames
+            return intake.frames((frame_of(frame, decoders, default_format) for frame in frames), now)
+
+        return receive
+
+
+def said_of(message: Any) -> Said:
+    """Say what a message from the client is."""
+    if message is _END:
+        return Said.END
+    return _SAID[message.WhichOneof("message")]
+
+
+def _sender(context: Any, writer: ExplanationWriter) -> Callable[[Sequence[Answer] | Notice], Any]:
+    """Return what turns results into messages and writes them."""
+
+    async def send(what: Sequence[Answer] | Notice) -> None:
+        if isinstance(what, list | tuple):
+            response = live_pb2.LiveResponse()
+            explanations = response.explanations.explanations
+            for answer in what:
+                writer.write(answer, explanations.add())
+        else:
+            response = message_of_notice(what)  # type: ignore[arg-type]
+        await context.write(response)
+
+    return send
+
+
+def opened_of(
+    options: Options, agreement: Agreement, model: ModelInUse, prepared: Prepared, inline: bool
+) -> live_pb2.Opened:
+    """Return what was negotiated, as the wire has it."""
+    known = model.model
+    opened = live_pb2.Opened(
+        stream_id=f"{options.source_id or 'stream'}-{uuid.uuid4().hex[:12]}",
+        model=known.name,
+        model_version=known.version,
+        model_digest=known.digest,
+        tone_table=tone_table_of(known.table),
+        normalisation=normalisation_code(agreement.normalisation),
+        method=method_call(prepared),
+        queue_windows=agreement.queue_windows,
+        overload_policy=overload_code(agreement.overload),
+        inline=inline,
+        window_shape=known.cells.shape,
+    )
+    opened.windowing.window_frames = agreement.window_frames
+    opened.windowing.hop_frames = agreement.hop_frames
+    return opened

@@ -1,0 +1,50 @@
+"""``MethodService``: the attribution methods, and the plugins that could not be loaded."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tonescope.v1 import method_service_pb2 as service_pb2
+from tonescope.v1 import method_service_pb2_grpc as service_grpc
+
+from tonescope_server.plugin.api import Method, Requirement
+from tonescope_server.plugin.host import PluginHost
+
+_REQUIREMENTS = {
+    Requirement.PREDICTIONS: service_pb2.REQUIREMENT_PREDICTIONS,
+    Requirement.GRADIENTS: service_pb2.REQUIREMENT_GRADIENTS,
+    Requirement.LAYER: service_pb2.REQUIREMENT_LAYER,
+    Requirement.ATTENTION: service_pb2.REQUIREMENT_ATTENTION,
+}
+
+
+class MethodService(service_grpc.MethodServiceServicer):
+    """The attribution methods of the daemon. They do not change while it runs."""
+
+    def __init__(self, host: PluginHost) -> None:
+        methods = [_method_of(host, host.methods[name]) for name in sorted(host.methods)]
+        failures = [service_pb2.PluginFailure(plugin=f.plugin, message=f.message) for f in host.failures]
+        self._answer = service_pb2.ListMethodsResponse(methods=methods, failures=failures)
+
+    async def ListMethods(  # noqa: N802  the contract's name
+        self,
+        request: service_pb2.ListMethodsRequest,
+        context: Any,
+    ) -> service_pb2.ListMethodsResponse:
+        """List the methods, and the plugins that failed to load."""
+        return self._answer
+
+
+def _method_of(host: PluginHost, method: Method) -> service_pb2.Method:
+    origin = host.origin("methods", method.name)
+    return service_pb2.Method(
+        name=method.name,
+        summary=method.summary,
+        parameters_json_schema=json.dumps(method.Parameters.model_json_schema()),
+        requirement=_REQUIREMENTS[method.requirement],
+        source=method.source,
+        plugin=origin.plugin,
+        version=origin.version,
+        complete=method.complete,
+    )

@@ -1,0 +1,49 @@
+"""What Prometheus may read. Nothing is counted here: the streams' own totals are read when somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tonescope_server.live.session import Totals
+
+
+class StreamCollector(Collector):
+    """Reads the totals over all live streams."""
+
+    def __init__(self, totals: Totals) -> None:
+        self._totals = totals
+
+    def collect(self) -> Iterator[Metric]:
+        """Return every metric as it is now."""
+        totals = self._totals
+        yield GaugeMetricFamily("tonescope_streams_open", "Live streams now.", totals.open_streams)
+        yield CounterMetricFamily("tonescope_streams", "Live streams since the start.", totals.streams)
+        windows = CounterMetricFamily("tonescope_windows", "Windows, by what became of them.", labels=["outcome"])
+        windows.add_metric(["explained"], totals.explained)
+        windows.add_metric(["failed"], totals.failed)
+        windows.add_metric(["dropped"], totals.dropped)
+        yield windows
+        yield CounterMetricFamily("tonescope_compute_seconds", "Time spent explaining.", totals.compute_s)
+        yield CounterMetricFamily("tonescope_queue_seconds", "Time windows waited.", totals.queue_s)
+
+
+def serve_metrics(totals: Totals, host: str, port: int) -> Callable[[], None]:
+    """Serve the metrics over HTTP, from a thread of their own; return what stops it.
+
+    Raises:
+        OSError: the address cannot be used.
+    """
+    registry = CollectorRegistry()
+    registry.register(StreamCollector(totals))
+    server, thread = start_http_server(port, host, registry)
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return stop
