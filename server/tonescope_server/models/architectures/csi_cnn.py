@@ -64,7 +64,7 @@ class CountNet:
         """Say whether the file has the two heads of this network."""
         return _has(tensors, "count_head.") and _has(tensors, "conf_head.", "enc.")
 
-    def matches_adapter(self, tensors: Tensors) -> bool:  # noqa: ARG002
+    def matches_adapter(self, tensors: Tensors) -> bool:
         """Say no: this network has no adapters."""
         return False
 

@@ -48,7 +48,7 @@ class ResidualMlp:
         """Say whether the file has an input layer, a head and numbered blocks."""
         return "fin.weight" in tensors and any(_BLOCK.match(name) for name in tensors)
 
-    def matches_adapter(self, tensors: Tensors) -> bool:  # noqa: ARG002
+    def matches_adapter(self, tensors: Tensors) -> bool:
         """Say no: this network has no adapters."""
         return False
 
@@ -57,7 +57,7 @@ class ResidualMlp:
         tensors: Tensors,
         adapter: Tensors | None = None,
         *,
-        frames: int = 20,  # noqa: ARG002
+        frames: int = 20,
     ) -> ir.Model:
         """Build the graph; see :class:`Architecture`. ``frames`` has no bearing on it."""
         if adapter is not None:

@@ -10,14 +10,15 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx.version_converter
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto
 
 from tonescope_server.errors import ManifestError, NotOnnxError, UnsupportedOperatorError
 from tonescope_server.models.architectures import Architecture, Tensors
 from tonescope_server.models.loaders import LoadedGraph, batch, one_line, read_bytes, sha256
 from tonescope_server.models.loaders.external import embed_external, external_tensors, location
-from tonescope_server.models.loaders.finish import check, finish
+from tonescope_server.models.loaders.finish import ONNX_ERRORS, check, finish
 from tonescope_server.models.loaders.pairing import pair
 from tonescope_server.models.loaders.safetensors import float_tensors, parse_tensors
 
@@ -47,7 +48,23 @@ def parse_onnx(data: bytes, where: str) -> onnx.ModelProto:
         raise NotOnnxError(f"{where}: not an ONNX model: {_what(data)}") from error
     if not proto.ir_version or not proto.graph.node:
         raise NotOnnxError(f"{where}: not an ONNX model: {_what(data)}")
+    if _has_broken_text(proto):
+        raise NotOnnxError(f"{where}: not a valid ONNX model: a name in it is not UTF-8")
     return proto
+
+
+def _has_broken_text(message: Message) -> bool:
+    """Say whether a string anywhere is not UTF-8: the library hands such a one out as bytes, where text is due."""
+    for kind, value in message.ListFields():
+        if kind.type == FieldDescriptor.TYPE_STRING:
+            texts = [value] if isinstance(value, (str, bytes)) else value
+            if any(isinstance(text, bytes) for text in texts):
+                return True
+        elif kind.type == FieldDescriptor.TYPE_MESSAGE:
+            parts = [value] if isinstance(value, Message) else value
+            if any(_has_broken_text(part) for part in parts):
+                return True
+    return False
 
 
 def _what(data: bytes) -> str:
@@ -133,7 +150,7 @@ def _inline(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
         return proto
     try:
         return onnx.inliner.inline_local_functions(proto)
-    except (RuntimeError, ValueError) as error:
+    except ONNX_ERRORS as error:
         raise NotOnnxError(f"{where}: its functions cannot be inlined: {one_line(error)}") from error
 
 
@@ -146,10 +163,9 @@ def _convert(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
         return proto
     try:
         return onnx.version_converter.convert_version(proto, OPSET)
-    except (RuntimeError, ValueError) as error:
-        raise UnsupportedOperatorError(
-            f"{where}: opset {version} cannot be converted to {OPSET}: {one_line(error)}"
-        ) from error
+    except ONNX_ERRORS as error:
+        reason = one_line(error).rpartition("failed: ")[2]  # the converter puts its own source line in front
+        raise UnsupportedOperatorError(f"{where}: opset {version} cannot be converted to {OPSET}: {reason}") from error
 
 
 def _explained_input(proto: onnx.ModelProto, name: str, where: str) -> onnx.ValueInfoProto:

@@ -41,7 +41,8 @@ def parse_tensors(data: bytes, where: str) -> dict[str, npt.NDArray[Any]]:
         raise CorruptWeightsError(f"{where}: not a whole safetensors file ({len(data)} bytes): {reason}") from error
     if not entries:
         raise CorruptWeightsError(f"{where}: a safetensors file without tensors")
-    return {name: _array(name, entry, where) for name, entry in entries}
+    # The library gives them in an order that changes from run to run; messages and graphs must not.
+    return {name: _array(name, entry, where) for name, entry in sorted(entries, key=lambda pair: pair[0])}
 
 
 def _array(name: str, entry: Mapping[str, Any], where: str) -> npt.NDArray[Any]:
