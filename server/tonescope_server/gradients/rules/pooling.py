@@ -33,6 +33,7 @@ def max_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir
         node.outputs[1].name = f"{node.outputs[0].name}:indices"
         node.outputs[1].type = ir.TensorType(ir.DataType.INT64)
         node.outputs[1].shape = node.outputs[0].shape
+    _refuse_window_in_padding(ctx, node, geometry(ctx, node, x, tuple(ctx.attribute(node, "kernel_shape"))))
     flat = ctx.ints([-1])
     # ScatterElements has no float16 sum on the CPU: go through float32 there.
     half = ctx.dtype(x) != ir.DataType.FLOAT and ctx.dtype(x) != ir.DataType.DOUBLE
@@ -52,6 +53,7 @@ def average_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequenc
     x, g = required(node.inputs[0]), required(cotangents[0])
     kernel = tuple(ctx.attribute(node, "kernel_shape"))
     shape = geometry(ctx, node, x, kernel)
+    _refuse_window_in_padding(ctx, node, shape)
     counts = _counts(ctx, node, x, shape)
     scale = 1.0 / counts.astype(ctx.dtype(x).numpy())
     share = ctx.op("Mul", g, ctx.constant(scale.reshape(scale.shape or (1,)), ctx.dtype(x).numpy()))
@@ -87,6 +89,20 @@ def _spread(ctx: Context, share: ir.Value, x: ir.Value, shape: Geometry) -> ir.V
     else:
         full = window_of(ctx, full, x, shape)
     return ctx.reshape_like(full, x)
+
+
+def _refuse_window_in_padding(ctx: Context, node: ir.Node, shape: Geometry) -> None:
+    """Refuse a ceil_mode pool whose last window would lie in the end padding.
+
+    ONNX Runtime leaves that window out and ONNX's shape inference counts it, so every size after it is inferred wrong.
+    """
+    if not ctx.attribute(node, "ceil_mode", 0) or not shape.is_static:
+        return
+    for n, b, o, s in zip(shape.sizes(), shape.begin, shape.outs(), shape.stride, strict=True):
+        if (o - 1) * s >= n + b:
+            raise ctx.unsupported(
+                node, "ceil_mode puts a window wholly into the end padding; give explicit pads instead"
+            )
 
 
 def _tiles(shape: Geometry) -> bool:

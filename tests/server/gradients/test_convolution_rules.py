@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from tonescope_server.errors import UnsupportedOperatorError
+from tonescope_server.gradients import differentiate
+
+
+@st.composite
+def geometries(draw, axes, *, pool=False):
+    kernel = [draw(st.integers(1, 3)) for _ in range(axes)]
+    stride = [draw(st.integers(1, 3)) for _ in range(axes)]
+    dilation = [draw(st.integers(1, 2)) for _ in range(axes)]
+    most = [k - 1 for k in kernel] if pool else [3] * axes
+    pads = [draw(st.integers(0, m)) for m in most * 2]
+    size = [draw(st.integers(3, 6)) for _ in range(axes)]
+    for i in range(axes):
+        assume(size[i] + pads[i] + pads[axes + i] >= dilation[i] * (kernel[i] - 1) + 1)
+    return {"kernel_shape": kernel, "strides": stride, "dilations": dilation, "pads": pads}, size
+
+
+def exact(model, shape, *, portable=False):
+    """Compare the gradient on ONNX Runtime with the Jacobian, column by column, on ONNX's reference, without tolerance.
+
+    A convolution is linear, so its answers to unit vectors are its Jacobian; and on small integers float32 is exact.
+    """
+    plain = ReferenceEvaluator(model)
+    graph = differentiate(ir.from_proto(model), ["x"], portable=portable)
+    session = ort.InferenceSession(ir.to_proto(graph).SerializeToString())
+    generator = np.random.default_rng(5)
+    x = generator.integers(-3, 4, (2, *shape)).astype(np.float32)
+    y = plain.run(None, {"x": x})[0]
+    cotangent = generator.integers(-3, 4, y.shape).astype(np.float32)
+    got = session.run(["gradient:x"], {"x": x, "cotangent:y": cotangent})[0]
+    size = int(np.prod(shape))
+    units = np.eye(size, dtype=np.float32).reshape(size, *shape)
+    origin = plain.run(None, {"x": np.zeros((1, *shape), np.float32)})[0]
+    columns = (plain.run(None, {"x": units})[0] - origin).reshape(size, -1)
+    np.testing.assert_array_equal(got.reshape(2, -1), cotangent.reshape(2, -1) @ columns.T)
+
+
+def integers(*shape, seed=3):
+    return np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_convolution_agrees_over_stride_dilation_groups_and_pads(make_case, axes, fixed):
+    @settings(max_examples=40 if axes < 3 else 10, deadline=None, derandomize=True, database=None)
+    @given(geometries(axes), st.sampled_from([(1, 2, 3), (2, 1, 2), (3, 1, 1), (2, 2, 1)]), st.booleans())
+    def check(geometry, channels, bias):
+        attributes, size = geometry
+        group, per_group, out_per_group = channels
+        constants = {"w": integers(group * out_per_group, per_group, *attributes["kernel_shape"])}
+        if bias:
+            constants["b"] = integers(group * out_per_group, seed=4)
+        node = helper.make_node("Conv", ["x", *constants], ["y"], group=group, **attributes)
+        shape = (group * per_group, *size)
+        exact(make_case([node], shape, constants, fixed=fixed, dtype=TensorProto.FLOAT), shape)
+
+    check()
+
+
+@pytest.mark.parametrize("channels", [(1, 4, 6), (4, 1, 1), (2, 3, 2)])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 1), (2, 2)])
+def test_convolution_agrees_on_larger_planes_with_uneven_padding(make_case, channels, stride):
+    group, per_group, out_per_group = channels
+    weight = integers(group * out_per_group, per_group, 3, 3)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], group=group, strides=stride, pads=[1, 0, 1, 1])
+    shape = (group * per_group, 9, 8)
+    exact(make_case([node], shape, {"w": weight}, dtype=TensorProto.FLOAT), shape)
+
+
+def test_weights_that_depend_on_the_input_are_refused_by_name(make_case):
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["w"]),
+        helper.make_node("Conv", ["c", "w"], ["y"], name="the_conv"),
+    ]
+    constants = {"shape": np.array([2, 1, 3]), "c": integers(1, 1, 8)}
+    model = make_case(nodes, (6,), constants, dtype=TensorProto.FLOAT)
+    with pytest.raises(UnsupportedOperatorError, match="Conv at node 'the_conv'.*weights or bias depend"):
+        differentiate(ir.from_proto(model), ["x"])
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution_agrees_with_automatic_padding(make_case, auto_pad, stride):
+    # ONNX's reference evaluator pads SAME differently from the operator's text, so the oracle here is ONNX Runtime.
+    node = helper.make_node("Conv", ["x", "w"], ["y"], auto_pad=auto_pad, strides=[stride])
+    model = make_case([node], (3, 7), {"w": integers(2, 3, 4)}, dtype=TensorProto.FLOAT)
+    plain = ort.InferenceSession(model.SerializeToString())
+    both = ort.InferenceSession(ir.to_proto(differentiate(ir.from_proto(model), ["x"])).SerializeToString())
+    columns = plain.run(None, {"x": np.eye(21, dtype=np.float32).reshape(21, 3, 7)})[0]
+    cotangent = integers(1, *columns.shape[1:], seed=6)
+    got = both.run(["gradient:x"], {"x": integers(1, 3, 7), "cotangent:y": cotangent})[0]
+    np.testing.assert_array_equal(got.ravel(), columns.reshape(21, -1) @ cotangent.ravel())

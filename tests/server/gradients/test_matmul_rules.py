@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+@pytest.mark.parametrize("trans_a", [0, 1])
+@pytest.mark.parametrize("trans_b", [0, 1])
+@pytest.mark.parametrize("bias", [(), (4,), (1, 4), None])
+def test_gemm_agrees_for_every_transposition_and_bias(agrees, make_case, trans_a, trans_b, bias):
+    # Central differences need a batch axis first, so the matrix is built from a sample: (batch, 3) → (3, batch) for transA.
+    nodes = [helper.make_node("Transpose", ["x"], ["a"], perm=[1, 0])] if trans_a else []
+    constants = {"w": random(*((4, 3) if trans_b else (3, 4)), seed=1)}
+    names = ["a" if trans_a else "x", "w"]
+    if bias is not None:
+        constants["c"] = random(*bias, seed=2)
+        names.append("c")
+    nodes.append(helper.make_node("Gemm", names, ["y"], transA=trans_a, transB=trans_b, alpha=0.7, beta=1.3))
+    agrees(make_case(nodes, (3,), constants), random(2, 3))
+
+
+def test_gemm_differentiates_its_second_matrix_and_its_bias(agrees, make_case):
+    nodes = [
+        helper.make_node("Reshape", ["x", "matrix"], ["b"]),
+        helper.make_node("ReduceSum", ["b", "first"], ["c"], keepdims=1),
+        helper.make_node("Gemm", ["a", "b", "c"], ["z"], transB=1, alpha=0.5, beta=2.0),
+        helper.make_node("Reshape", ["z", "flat"], ["y"]),
+    ]
+    constants = {
+        "a": random(2, 3, seed=3),
+        "matrix": np.array([4, 3]),
+        "first": np.array([1]),
+        "flat": np.array([1, -1]),
+    }
+    nodes.insert(2, helper.make_node("Reshape", ["c", "row"], ["c_row"]))
+    nodes[3] = helper.make_node("Gemm", ["a", "b", "c_row"], ["z"], transB=1, alpha=0.5, beta=2.0)
+    constants["row"] = np.array([1, 4])
+    model = make_case(nodes, (12,), constants)
+    check_single(agrees, model, random(1, 12))
+
+
+def check_single(agrees, model, x):
+    """Check a graph that takes one sample at a time, by perturbing one sample at a time."""
+    from onnx.reference import ReferenceEvaluator
+
+    class OneByOne(ReferenceEvaluator):
+        def run(self, names, feeds, *args, **kwargs):
+            x = feeds["x"]
+            if len(x) == 1:
+                return super().run(names, feeds, *args, **kwargs)
+            parts = [super(OneByOne, self).run(names, {"x": row[None]})[0] for row in x]
+            return [np.concatenate(parts)]
+
+    import onnx_ir as ir
+
+    from tonescope_server.gradients import differentiate
+
+    plain = OneByOne(model)
+    got_graph = ReferenceEvaluator(ir.to_proto(differentiate(ir.from_proto(model), ["x"])))
+    cotangent = random(*plain.run(None, {"x": x})[0].shape, seed=9)
+    got = got_graph.run(["gradient:x"], {"x": x, "cotangent:y": cotangent})[0]
+    steps = np.eye(x.size) * 1e-5
+    want = ((plain.run(None, {"x": x + steps})[0] - plain.run(None, {"x": x - steps})[0]) / 2e-5) @ cotangent.ravel()
+    np.testing.assert_allclose(got.ravel(), want, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [((3, 4), (4, 5)), ((3, 4), (4,)), ((2, 3, 4), (2, 4, 5)), ((2, 3, 4), (1, 4, 5)), ((4,), (4, 5))],
+)
+def test_matmul_agrees_for_a_constant_right_operand(agrees, make_case, left, right):
+    agrees(
+        make_case([helper.make_node("MatMul", ["x", "w"], ["y"])], left, {"w": random(*right, seed=1)}),
+        random(2, *left),
+    )
+
+
+@pytest.mark.parametrize(("left", "right"), [((5, 3), (3, 4)), ((3,), (3, 4)), ((1, 5, 3), (2, 3, 4))])
+def test_matmul_agrees_for_a_constant_left_operand(agrees, make_case, left, right):
+    agrees(
+        make_case([helper.make_node("MatMul", ["w", "x"], ["y"])], right, {"w": random(*left, seed=1)}),
+        random(2, *right),
+    )
+
+
+def test_matmul_of_the_input_with_itself_gets_both_cotangents(agrees, make_case):
+    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]), helper.make_node("MatMul", ["x", "t"], ["y"])]
+    agrees(make_case(nodes, (3, 4)), random(2, 3, 4))
