@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tonescope_server import Explainer, Target
 from tonescope_server.errors import UnsupportedOperatorError
 

@@ -85,7 +85,7 @@ def test_weights_that_depend_on_the_input_are_refused_by_name(make_case):
     ]
     constants = {"shape": np.array([2, 1, 3]), "c": integers(1, 1, 8)}
     model = make_case(nodes, (6,), constants, dtype=TensorProto.FLOAT)
-    with pytest.raises(UnsupportedOperatorError, match="Conv at node 'the_conv'.*weights or bias depend"):
+    with pytest.raises(UnsupportedOperatorError, match=r"Conv at node 'the_conv'.*weights or bias depend"):
         differentiate(ir.from_proto(model), ["x"])
 
 

@@ -6,6 +6,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
 from tonescope_server.gradients import differentiate
 
@@ -91,8 +92,6 @@ def test_nothing_flows_through_integers(make_case):
         helper.make_node("Cast", ["i"], ["y"], to=TensorProto.DOUBLE),
     ]
     graph = differentiate(ir.from_proto(make_case(nodes, (3,))), ["x"])
-    from onnx.reference import ReferenceEvaluator
-
     got = ReferenceEvaluator(ir.to_proto(graph)).run(
         ["gradient:x"], {"x": np.array([[1.2, 2.7, -3.1]]), "cotangent:y": np.ones((1, 3))}
     )[0]
