@@ -92,9 +92,7 @@ class CellMap:
             ShapeError: ``frames`` has another shape.
         """
         if frames.shape != (self.n_frames, self.n_tones):
-            raise ShapeError(
-                f"window: expected (frames, tones) = {(self.n_frames, self.n_tones)}, got {frames.shape}"
-            )
+            raise ShapeError(f"window: expected (frames, tones) = {(self.n_frames, self.n_tones)}, got {frames.shape}")
         if self.is_tone_major:
             frames = frames.T
         return np.ascontiguousarray(frames).reshape(self.shape)
@@ -169,9 +167,7 @@ def cell_map(shape: tuple[int, ...], table: ToneTable, cell_order: str, n_frames
         tone, frame = np.divmod(flat, n_frames)
     tone.setflags(write=False)
     frame.setflags(write=False)
-    return CellMap(
-        shape, cell_order, table, n_tones, n_frames, tone, frame, _declared_axis(shape, n_tones, cell_order)
-    )
+    return CellMap(shape, cell_order, table, n_tones, n_frames, tone, frame, _declared_axis(shape, n_tones, cell_order))
 
 
 def _declared_axis(shape: tuple[int, ...], n_tones: int, cell_order: str) -> int | None:

@@ -269,9 +269,7 @@ def unknown_table(n: int) -> ToneTable:
         UnknownToneLayoutError: ``n`` is not in 1 … 65,536.
     """
     if not 1 <= n <= MAX_UNKNOWN_TONES:
-        raise UnknownToneLayoutError(
-            f"tone layout 'unknown_{n}': expected 1 to {MAX_UNKNOWN_TONES} rows, got {n}"
-        )
+        raise UnknownToneLayoutError(f"tone layout 'unknown_{n}': expected 1 to {MAX_UNKNOWN_TONES} rows, got {n}")
     return ToneTable(f"{_UNKNOWN_PREFIX}{n}", tuple(Tone(i, None, None, ToneKind.UNKNOWN) for i in range(n)))
 
 
@@ -303,11 +301,13 @@ def _find(layout_id: str, n: int | None) -> ToneTable:
 
 
 def zero_signature(amplitudes: npt.NDArray[Any]) -> tuple[int, ...]:
-    """List the rows that are exactly zero in every frame of a recording.
+    """List the rows that are exactly zero in every frame of a recording; none where there is no frame.
 
     Shapes:
         amplitudes: ``[n_frames, n_tones]``.
     """
+    if amplitudes.shape[0] == 0:
+        return ()
     return tuple(int(row) for row in np.flatnonzero(~np.any(amplitudes, axis=0)))
 
 

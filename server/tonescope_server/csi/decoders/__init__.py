@@ -14,7 +14,7 @@ from typing import Protocol
 from tonescope_server.csi.frames import Frame, Skipped
 from tonescope_server.errors import EmptyRecordingError, RecordingError, UnknownFormatError
 
-_HEAD_BYTES = 65_536
+_HEAD_BYTES = 262_144
 
 
 class Decoder(Protocol):
@@ -101,9 +101,7 @@ def _head(path: Path) -> bytes:
         raise RecordingError(f"recording {path.name!r}: cannot be read: {error.strerror}") from error
 
 
-def _choose(
-    path: Path, head: bytes, decoders: Mapping[str, Decoder], format: str | None
-) -> tuple[str, Decoder]:
+def _choose(path: Path, head: bytes, decoders: Mapping[str, Decoder], format: str | None) -> tuple[str, Decoder]:
     known = ", ".join(sorted(decoders))
     if format:
         if format not in decoders:

@@ -1,0 +1,267 @@
+"""Sliding windows over frames: one ring a stream, and the rules for gaps, duplicates and mixed lengths.
+
+A stream is one transmitter heard by one antenna of one node: streams never share a window. Amplitudes only;
+what a model does with a window is not known here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tonescope_server.csi.frames import Frame, Skipped
+from tonescope_server.csi.tones import ToneTable
+from tonescope_server.errors import ParameterError
+from tonescope_server.types import FloatArray
+
+_SEQUENCE_PERIOD = 1 << 32
+
+StreamKey = tuple[int, str, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """Consecutive frames of one stream.
+
+    Shapes:
+        frames: amplitudes, float32 ``[n_frames, n_tones]``, the window's own memory.
+
+    Attributes:
+        node_id: the receiving node.
+        transmitter: the sender; "" where the format names none.
+        first_sequence: sequence number of the oldest frame.
+        last_sequence: sequence number of the newest frame.
+        capture_time_ns: when the newest frame was taken; None where not known.
+        index: 0, 1, … within the stream.
+        rx: the antenna of the node.
+    """
+
+    frames: FloatArray
+    node_id: int
+    transmitter: str
+    first_sequence: int
+    last_sequence: int
+    capture_time_ns: int | None
+    index: int
+    rx: int = 0
+
+    @property
+    def key(self) -> StreamKey:
+        """Name the stream: node, transmitter, antenna."""
+        return (self.node_id, self.transmitter, self.rx)
+
+
+@dataclass
+class WindowCounts:
+    """What became of the frames.
+
+    Attributes:
+        frames: frames that entered a window.
+        windows: windows emitted.
+        skipped: frames and records passed over, by kind (``"length_192"``, ``"non_finite"``, ``"vitals"``,
+            …).
+        gaps: places where sequence numbers are missing.
+        missing: sequence numbers missing at those places.
+        duplicates: frames dropped because their sequence number was the last one seen.
+        reordered: frames dropped because a newer one had been seen.
+        restarts: times a stream began again, after a gap too wide or a source that restarted.
+    """
+
+    frames: int = 0
+    windows: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    gaps: int = 0
+    missing: int = 0
+    duplicates: int = 0
+    reordered: int = 0
+    restarts: int = 0
+
+
+class _Stream:
+    """The ring of one stream. Each row is stored twice, so that any window is one contiguous slice."""
+
+    __slots__ = ("filled", "index", "last", "position", "rows", "sequences", "until_next")
+
+    def __init__(self, n_frames: int, n_tones: int) -> None:
+        self.rows = np.empty((2 * n_frames, n_tones), dtype=np.float32)
+        self.sequences = [0] * n_frames
+        self.last: int | None = None
+        self.index = 0
+        self.restart()
+
+    def restart(self) -> None:
+        self.position = self.filled = self.until_next = 0
+
+
+def accepted_lengths(table: ToneTable) -> tuple[int, ...]:
+    """List the frame lengths whose first rows are the table's rows.
+
+    ``ruview56`` is the start of a 64-tone LLTF frame, so both lengths serve it; frames of 128 and 192 tones
+    also start with one, but at another gain, so they are left out unless asked for.
+    """
+    return (56, 64) if table.id == "ruview56" else (len(table),)
+
+
+class Windower:
+    """Cut streams of frames into windows.
+
+    A window is emitted as soon as a stream holds ``window_frames`` frames, then every ``hop_frames`` frames.
+    Rules, each one counted:
+
+    - a frame of a length not in ``accept`` is skipped as ``length_<n>``, one with NaN or infinity as
+    ``non_finite``;
+      both keep their place in the sequence, so they make no gap;
+    - the same sequence number as the last: a duplicate, dropped;
+    - up to ``reorder_span`` behind the last: reordered, dropped;
+    - further behind: the source restarted, so the stream begins again (a counter of 32 bits that wraps did
+    not); - a gap of up to ``max_gap`` missing numbers is bridged; a wider one begins the stream again, so
+    that with the
+      default of 0 no window spans a gap;
+    - frames without a sequence number are numbered here, one after the other;
+    - streams beyond ``max_streams`` are skipped as ``too_many_streams``: memory is bounded.
+
+    Args:
+        window_frames: frames in a window.
+        hop_frames: frames from one window to the next.
+        n_tones: tones in a window: the first ``n_tones`` of each frame.
+        accept: frame lengths taken; empty means ``n_tones`` alone. See ``accepted_lengths``.
+        max_gap: missing frames a window may span.
+        reorder_span: how far behind a frame may be before it means a restart.
+        max_streams: streams held at most.
+
+    Raises:
+        ParameterError: a size below 1, a negative limit, or an accepted length shorter than ``n_tones``.
+    """
+
+    def __init__(
+        self,
+        window_frames: int,
+        hop_frames: int,
+        n_tones: int,
+        *,
+        accept: Collection[int] = (),
+        max_gap: int = 0,
+        reorder_span: int = 64,
+        max_streams: int = 1024,
+    ) -> None:
+        sizes = {"window_frames": window_frames, "hop_frames": hop_frames, "n_tones": n_tones}
+        for name, value in {**sizes, "max_streams": max_streams}.items():
+            if value < 1:
+                raise ParameterError(f"{name}: expected at least 1, got {value}")
+        for name, value in {"max_gap": max_gap, "reorder_span": reorder_span}.items():
+            if value < 0:
+                raise ParameterError(f"{name}: expected at least 0, got {value}")
+        self.window_frames = window_frames
+        self.hop_frames = hop_frames
+        self.n_tones = n_tones
+        self.accept = frozenset(accept) or frozenset({n_tones})
+        if min(self.accept) < n_tones:
+            raise ParameterError(f"accept: expected lengths of at least {n_tones}, got {min(self.accept)}")
+        self.max_gap = max_gap
+        self.reorder_span = reorder_span
+        self.max_streams = max_streams
+        self.counts = WindowCounts()
+        self._streams: dict[StreamKey, _Stream] = {}
+
+    def push(self, frame: Frame) -> list[Window]:
+        """Take one frame; give the windows it completes (one for each antenna, at most)."""
+        if frame.values.ndim == 1:
+            window = self._push(frame, frame.amplitude, 0)
+            return [] if window is None else [window]
+        rows = enumerate(frame.amplitude)
+        windows = (self._push(frame, row, rx) for rx, row in rows)
+        return [window for window in windows if window is not None]
+
+    def skip(self, skipped: Skipped) -> None:
+        """Count a record that is not a frame."""
+        self.counts.skipped[skipped.kind] += 1
+
+    def reset(self) -> None:
+        """Forget every stream; keep the counts."""
+        self._streams.clear()
+
+    def __iter__(self) -> Iterator[StreamKey]:
+        return iter(self._streams)
+
+    def _push(self, frame: Frame, row: FloatArray, rx: int) -> Window | None:
+        stream = self._stream((frame.node_id, frame.transmitter, rx))
+        if stream is None:
+            self.counts.skipped["too_many_streams"] += 1
+            return None
+        sequence = self._admit(stream, frame.sequence)
+        if sequence is None:
+            return None
+        if row.shape[0] not in self.accept:
+            self.counts.skipped[f"length_{row.shape[0]}"] += 1
+            return None
+        row = row[: self.n_tones]
+        if not np.isfinite(row).all():
+            self.counts.skipped["non_finite"] += 1
+            return None
+        self.counts.frames += 1
+        return self._append(stream, row, sequence, frame, rx)
+
+    def _stream(self, key: StreamKey) -> _Stream | None:
+        stream = self._streams.get(key)
+        if stream is None and len(self._streams) < self.max_streams:
+            stream = self._streams[key] = _Stream(self.window_frames, self.n_tones)
+        return stream
+
+    def _admit(self, stream: _Stream, sequence: int | None) -> int | None:
+        """Apply the rules for sequence numbers; give the frame's number, or None where it is dropped."""
+        last = stream.last
+        if last is None:
+            stream.last = sequence or 0
+            return stream.last
+        if sequence is None:
+            stream.last = last + 1
+            return stream.last
+        step = sequence - last
+        if step < -_SEQUENCE_PERIOD // 2:
+            step += _SEQUENCE_PERIOD
+        if step == 0:
+            self.counts.duplicates += 1
+            return None
+        if -self.reorder_span <= step < 0:
+            self.counts.reordered += 1
+            return None
+        if step > 1:
+            self.counts.gaps += 1
+            self.counts.missing += step - 1
+        if step < 0 or step - 1 > self.max_gap:
+            self.counts.restarts += 1
+            stream.restart()
+        stream.last = sequence
+        return sequence
+
+    def _append(self, stream: _Stream, row: FloatArray, sequence: int, frame: Frame, rx: int) -> Window | None:
+        n, at = self.window_frames, stream.position
+        stream.rows[at] = row
+        stream.rows[at + n] = row
+        stream.sequences[at] = sequence
+        stream.position = start = (at + 1) % n
+        if stream.filled < n:
+            stream.filled += 1
+        if stream.filled < n:
+            return None
+        if stream.until_next > 0:
+            stream.until_next -= 1
+        if stream.until_next > 0:
+            return None
+        stream.until_next = self.hop_frames
+        index = stream.index
+        stream.index += 1
+        self.counts.windows += 1
+        return Window(
+            stream.rows[start : start + n].copy(),
+            frame.node_id,
+            frame.transmitter,
+            stream.sequences[start],
+            sequence,
+            frame.capture_time_ns,
+            index,
+            rx,
+        )
