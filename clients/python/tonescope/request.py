@@ -97,6 +97,7 @@ class Target:
 
 
 TargetLike = Target | int | str | tuple[int, ...] | None
+"""None is the model's own default: the predicted class, or the mean of a regression's output."""
 FrameLike = Frame | npt.NDArray[Any] | bytes
 WindowLike = Window | npt.NDArray[Any]
 Statistics = tuple[npt.ArrayLike, npt.ArrayLike] | tuple[npt.ArrayLike, npt.ArrayLike, int]
@@ -118,10 +119,8 @@ def normalisation(name: str) -> csi_pb2.Normalisation.ValueType:
     return NORMALISATIONS[name]
 
 
-def target_message(target: TargetLike) -> attribution_pb2.Target:
-    """Build the target's message from a Target, a class index or name, a position, or None (predicted)."""
-    if target is None:
-        return attribution_pb2.Target(predicted=attribution_pb2.Target.Predicted())
+def target_message(target: Target | int | str | tuple[int, ...]) -> attribution_pb2.Target:
+    """Build the target's message from a Target, a class index or name, or a position."""
     if not isinstance(target, Target):
         target = Target.element(target)
     message = attribution_pb2.Target(output=target.output)
@@ -143,7 +142,7 @@ def _fill(message: attribution_pb2.Target, target: Target) -> None:
         _label(getattr(message, kind), value)
     elif kind == "difference":
         message.difference.plus.CopyFrom(target_message(value))
-        message.difference.minus.CopyFrom(target_message(target.minus))
+        message.difference.minus.CopyFrom(target_message(target.minus or Target.predicted()))
     else:
         raise TargetError(f"target: no such kind as {kind!r}")
 
@@ -195,7 +194,7 @@ def options(
     """Build what single calls and streams have in common."""
     return attribution_pb2.ExplainOptions(
         model=model_pb2.ModelRef(name=model, version=version),
-        target=target_message(target),
+        target=None if target is None else target_message(target),
         method=method_call(method, parameters),
         top_k=top_k,
         want_cells=cells,

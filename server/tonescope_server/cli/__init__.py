@@ -16,6 +16,14 @@ from tonescope_server.errors import TonescopeError
 # name → module : function. The function's docstring is the command's help; end it with an example.
 COMMANDS = {
     "serve": "tonescope_server.cli.serve:serve",
+    "demo": "tonescope_server.cli.demo:demo",
+    "replay": "tonescope_server.cli.replay:replay",
+    "watch": "tonescope_server.cli.watch:watch",
+    "explain": "tonescope_server.cli.explain:explain",
+    "saliency": "tonescope_server.cli.saliency:saliency",
+    "inspect": "tonescope_server.cli.inspection:inspect",
+    "models": "tonescope_server.cli.models:models",
+    "methods": "tonescope_server.cli.methods:methods",
 }
 
 

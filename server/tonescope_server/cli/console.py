@@ -1,0 +1,99 @@
+"""Where commands write: results to stdout, progress and remarks to stderr. What they say belongs to each command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from tonescope_server.errors import ConfigurationError
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress(description: str, total: int | None, show: bool = True) -> Iterator[Bar]:
+    """Show a progress bar while the block runs; nothing where stderr is not a terminal."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not (show and err.is_terminal),
+    )
+    with bar:
+        yield Bar(bar, bar.add_task(description, total=total))
+
+
+class Bar:
+    """One progress bar."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar = bar
+        self._task = task
+
+    def advance(self, by: int = 1) -> None:
+        """Move on."""
+        self._bar.advance(self._task, by)
+
+    def say(self, description: str) -> None:
+        """Change what the bar says."""
+        self._bar.update(self._task, description=description)
+
+
+def remark(text: str) -> None:
+    """Say something on the side."""
+    err.print(text, markup=False, soft_wrap=True)
+
+
+def plain(value: Any) -> Any:
+    """Turn results into what JSON has: arrays into lists, dataclasses into objects, errors into reason and message."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, Exception):
+        return {"reason": getattr(value, "reason", ""), "message": str(value)}
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return [plain(each) for each in value]
+    return value
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write JSON to a file, or to stdout for ``-``.
+
+    Raises:
+        ConfigurationError: the file cannot be written.
+    """
+    text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
+    if str(path) == "-":
+        out.file.write(text)
+        return
+    with writing(path):
+        path.write_text(text)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make the folder of a result, and turn a failure to write it into one line.
+
+    Raises:
+        ConfigurationError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be written: {error.strerror or error}") from error

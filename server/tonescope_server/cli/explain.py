@@ -1,0 +1,211 @@
+"""``tonescope explain``: files in; a table, JSON or a picture out. In this process, or by a daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+import tonescope
+from tonescope.results import Explanation, ToneTable
+from tonescope_server import Explainer
+from tonescope_server.cli.band import null_share_text, prediction_text, tone_text
+from tonescope_server.cli.console import out, progress, remark, write_json
+from tonescope_server.cli.local import explain_here, jobs_of, load
+from tonescope_server.cli.options import (
+    AdapterOption,
+    FormatOption,
+    HopOption,
+    ManifestOption,
+    MaybeServerOption,
+    MethodOption,
+    ModelOption,
+    NormaliseOption,
+    OutputOption,
+    ParameterOption,
+    StoreOption,
+    TargetOption,
+    WeightsOption,
+    parse_parameters,
+    parse_target,
+)
+from tonescope_server.cli.recordings import ARRAYS, frames_for_daemon, open_file, read_arrays, windows_of
+from tonescope_server.cli.remote import daemon, model_name
+from tonescope_server.csi.cells import CellMap, cell_map
+from tonescope_server.csi.frames import Frame
+from tonescope_server.csi.tones import tone_table
+from tonescope_server.engine.explainer import installed_plugins
+from tonescope_server.errors import ParameterError, ShapeError
+from tonescope_server.live.messages import Job
+from tonescope_server.types import Target
+
+SHOWN = 20
+
+
+def explain(
+    file: Annotated[Path, typer.Argument(help="Windows (.npy, .npz) or a recording.", show_default=False)],
+    model: ModelOption = "people_count",
+    store: StoreOption = None,
+    manifest: ManifestOption = None,
+    adapter: AdapterOption = None,
+    weights: WeightsOption = None,
+    server: MaybeServerOption = "",
+    method: MethodOption = "input_x_gradient",
+    target: TargetOption = "",
+    output: OutputOption = "",
+    param: ParameterOption = None,
+    normalise: NormaliseOption = "",
+    hop: HopOption = 0,
+    format: FormatOption = "",
+    top: Annotated[int, typer.Option("--top", min=1, help="How many of the strongest tones to list.")] = 8,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write every result here; '-' is stdout.", show_default=False)
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option("--png", help="Draw one window here, with its waterfall.", show_default=False)
+    ] = None,
+    window: Annotated[int, typer.Option("--window", min=0, help="The window that --png draws.")] = 0,
+) -> None:
+    """Explain the windows of a file: which tones made the model say that?
+
+    Example:  tonescope explain session.csi.jsonl --model people_count --png band.png
+
+    Example:  tonescope explain windows.npy -m count_v1.safetensors --method integrated_gradients -p n_steps=64 --json -
+    """
+    parameters = parse_parameters(param)
+    if server:
+        with daemon(server) as client:
+            asked = parse_target(target, output, tonescope.Target)
+            options: dict[str, Any] = {"method": method, "target": asked, "top_k": top, "cells": png is not None}
+            found, drawn = _remote(client, file, model, options, parameters, (normalise, hop, format), window)
+    else:
+        explainer = load(model, store, manifest, adapter, weights)
+        jobs = _jobs(file, explainer, normalise, hop, format)
+        asked_here = parse_target(target, output, Target)
+        found = explain_here(explainer, jobs, method, asked_here, parameters, top, cells=png is not None)
+        for text in explainer.model.warnings:
+            remark(f"warning: {text}")
+        drawn = explainer.model.cells, _values(jobs, window)
+    if json is not None:
+        write_json(found, json)
+    if png is not None:
+        _draw(found, window, *drawn, file, png)
+        remark(f"wrote {png}")
+    if json is None or str(json) != "-":
+        show(found)
+
+
+def _jobs(file: Path, explainer: Explainer, normalise: str, hop: int, format: str) -> list[Job]:
+    if file.suffix not in ARRAYS:
+        recording = open_file(file, explainer.host, format)
+        return windows_of(recording, explainer.model, explainer.host, normalise, hop)[0]
+    array = read_arrays(file)
+    expected = ("batch", *explainer.model.cells.shape)
+    if array.ndim < 1 or array.shape[1:] != explainer.model.cells.shape:
+        raise ShapeError(f"{file.name}: expected ({', '.join(map(str, expected))}), got {array.shape}")
+    return jobs_of(array)
+
+
+def _values(jobs: list[Job], window: int) -> Any:
+    return jobs[window].cells if window < len(jobs) else None
+
+
+def _remote(
+    client: tonescope.Client,
+    file: Path,
+    model: str,
+    options: dict[str, Any],
+    parameters: dict[str, Any],
+    windowing: tuple[str, int, str],
+    window: int,
+) -> tuple[list[Explanation], tuple[CellMap, Any]]:
+    normalise, hop, format = windowing
+    model = model_name(client, model)
+    cells = _cells_of(client.model(model))
+    if file.suffix in ARRAYS:
+        array = read_arrays(file)
+        with progress(f"{options['method']} at {client.address}", None):
+            found = list(client.explain(array, model=model, normalise=normalise, **options, **parameters))
+        return found, (cells, array[window] if window < len(array) else None)
+    recording = open_file(file, installed_plugins(), format)
+    frames = (each for item in recording if isinstance(item, Frame) for each in frames_for_daemon(item))
+    stream = client.live(
+        model=model,
+        frames=frames,
+        overload="back_pressure",
+        parameters=parameters,
+        normalise=normalise,
+        hop_frames=hop,
+        **options,
+    )
+    found = []
+    with stream, progress(f"{options['method']} at {client.address}", None) as bar:
+        for explanation in stream:
+            if explanation.problem is not None:
+                raise explanation.problem
+            found.append(explanation)
+            bar.advance()
+    return found, (cells, None)
+
+
+def _cells_of(detail: tonescope.results.ModelDetail) -> CellMap:
+    """Rebuild a remote model's map of cells from its manifest."""
+    n = len(detail.tone_table)
+    shape = tuple(detail.input.shape[1:])
+    order = detail.manifest["input"]["cell_order"]
+    return cell_map(shape, tone_table(detail.tone_table.id, n), order, max(1, int(np.prod(shape)) // n))
+
+
+def show(found: list[Explanation]) -> None:
+    """Show a table of windows, and over all of them the strongest tones."""
+    table = Table("window", "node", "prediction", "score", "null share", "strongest tones", box=None)
+    for each in found[:SHOWN]:
+        top = "  ".join(f"{tone_text(tone.tone, tone.row)} {tone.attribution:+.3g}" for tone in each.top[:4])
+        share = null_share_text(each.null_tone_share)
+        share.plain = share.plain.removeprefix("null share ")
+        table.add_row(str(each.window_index), str(each.node_id), prediction_text(each), f"{each.score:.4g}", share, top)
+    out.print(table)
+    if len(found) > SHOWN:
+        out.print(f"… and {len(found) - SHOWN} more")
+    if found:
+        out.print(strongest(found), markup=False, soft_wrap=True)
+    for text in dict.fromkeys(f"{w.code}: {w.message}" for each in found for w in each.warnings):
+        remark(f"warning: {text}")
+
+
+def strongest(found: list[Explanation]) -> str:
+    """Name the strongest tones by mean |attribution| over all windows."""
+    mean = np.abs(np.stack([each.tones for each in found])).mean(axis=0)
+    table: ToneTable = found[0].tone_table
+    rows = np.argsort(-mean, kind="stable")[:8]
+    named = [f"{tone_text(table.tones[row] if len(table) else None, row)} ({mean[row]:.3g})" for row in rows]
+    return f"strongest by mean |attribution| over {len(found)} windows: {', '.join(named)}"
+
+
+def _draw(found: list[Explanation], window: int, cells: CellMap, values: Any, file: Path, path: Path) -> None:
+    from tonescope_server.cli.pictures import Band, band_picture, map_picture  # matplotlib takes its time to import
+
+    if window >= len(found):
+        raise ParameterError(f"--window: expected at most {len(found) - 1}, got {window}")
+    each = found[window]
+    band = Band(
+        title=f"{prediction_text(each)}: which tones made the model say that",
+        subtitle=f"{file.name}, window {window} · {each.method} · target {_target_text(each)} = {each.score:.4g}",
+        table=each.tone_table,
+        tones=each.tones,
+    )
+    if each.cells is None or cells.cell_order == "feature":
+        band_picture(band, path)
+        return
+    attribution = cells.frames(np.asarray(each.cells)[None])[0]
+    waterfall = cells.frames(np.asarray(values).reshape(1, *cells.shape))[0] if values is not None else attribution * 0
+    map_picture(band, attribution, waterfall, path)
+
+
+def _target_text(each: Explanation) -> str:
+    said = {name: value for name, value in each.target.items() if name != "output"}
+    name, value = next(iter(said.items()), ("predicted", ""))
+    return f"{name} {value}" if value not in ("", {}) else name

@@ -1,0 +1,186 @@
+"""``tonescope inspect``: what a model file or a recording is, before anything is done with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from tonescope_server import Explainer
+from tonescope_server.cli.console import out, write_json
+from tonescope_server.cli.local import load
+from tonescope_server.cli.options import AdapterOption, FormatOption, ManifestOption, StoreOption, WeightsOption
+from tonescope_server.cli.recordings import ARRAYS, NodeSurvey, open_file, read_arrays, survey
+from tonescope_server.csi.tones import detect_layout, tone_layouts, tone_table
+from tonescope_server.engine.explainer import installed_plugins
+from tonescope_server.errors import RecordingError
+
+_MODELS = (".onnx", ".safetensors", ".toml")
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A model file or folder, or a recording.", show_default=False)],
+    store: StoreOption = None,
+    manifest: ManifestOption = None,
+    adapter: AdapterOption = None,
+    weights: WeightsOption = None,
+    format: FormatOption = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """Say what a model file or a recording is: formats, nodes, tones; inputs, operators, methods.
+
+    Example:  tonescope inspect session.csi.jsonl
+
+    Example:  tonescope inspect count_v1.onnx --weights count_v1.safetensors
+    """
+    if path.suffix in ARRAYS:
+        found = _array(path)
+    elif path.suffix in _MODELS or path.is_dir() or not path.exists():
+        if path.suffix and not path.exists() and path.suffix not in _MODELS:
+            raise RecordingError(f"{path}: expected a model or a recording, got nothing of that name")
+        found = _model(load(str(path), store, manifest, adapter, weights))
+    else:
+        found = _recording(path, format)
+    if as_json:
+        write_json(found, Path("-"))
+    else:
+        _show(found)
+
+
+def _array(path: Path) -> dict[str, Any]:
+    array = read_arrays(path)
+    numbers = np.issubdtype(array.dtype, np.number)
+    finite = bool(np.isfinite(array).all()) if numbers else False
+    return {"is": "an array", "shape": array.shape, "dtype": str(array.dtype), "finite": finite}
+
+
+def _recording(path: Path, format: str) -> dict[str, Any]:
+    recording = open_file(path, installed_plugins(), format)
+    nodes = survey(recording)
+    return {
+        "is": "a recording",
+        "format": recording.format,
+        "frames": sum(node.frames for node in nodes.values()),
+        "nodes": [_node(name, node) for name, node in nodes.items()],
+    }
+
+
+def _node(name: int | None, node: NodeSurvey) -> dict[str, Any]:
+    return {
+        "node": name,
+        "frames": node.frames,
+        "seconds": round(node.seconds, 3),
+        "rate_hz": round(node.rate_hz, 2),
+        "transmitters": sorted(node.transmitters - {""}),
+        "skipped": dict(node.skipped),
+        "lengths": [_length(node, n) for n in sorted(node.lengths)],
+    }
+
+
+def _length(node: NodeSurvey, n: int) -> dict[str, Any]:
+    zero = [int(row) for row in np.flatnonzero(node.always_zero[n])]
+    settled = detect_layout(n, zero_rows=zero)
+    possible = [layout for layout in tone_layouts() if len(tone_table(layout)) == n]
+    return {
+        "tones": n,
+        "frames": node.lengths[n],
+        "always_zero": zero,
+        "layout": settled,
+        "layouts_of_that_length": possible,
+        "layouts_that_fit": [each for each in possible if set(zero) <= set(tone_table(each).null_rows)],
+    }
+
+
+def _model(explainer: Explainer) -> dict[str, Any]:
+    model = explainer.model
+    table, cells = model.table, model.cells
+    return {
+        "is": "a model",
+        "name": model.name,
+        "version": model.version,
+        "digest": model.digest,
+        "input": model.input,
+        "outputs": [_output(explainer, spec) for spec in model.outputs],
+        "window": {"frames": cells.n_frames, "tones": cells.n_tones, "cell_order": cells.cell_order},
+        "tone_layout": table.id,
+        "null_tones": len(table.null_rows),
+        "normalisation": model.manifest.normalisation.kind,
+        "operators": [
+            {"operator": name, "nodes": count, "differentiable": can} for name, count, can in explainer.operators()
+        ],
+        "layers": list(explainer.layers()),
+        "methods": explainer.applicability(),
+        "warnings": model.warnings,
+    }
+
+
+def _output(explainer: Explainer, spec: Any) -> dict[str, Any]:
+    stated = explainer.model.manifest.output(spec.name)
+    return {"tensor": spec, "kind": stated.kind, "class_names": stated.class_names}
+
+
+def _show(found: dict[str, Any]) -> None:
+    {"a model": _show_model, "a recording": _show_recording, "an array": _show_array}[found["is"]](found)
+
+
+def _say(text: str) -> None:
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def _show_array(found: dict[str, Any]) -> None:
+    _say(
+        f"an array of {found['dtype']}, shape {found['shape']}, {'all finite' if found['finite'] else 'NOT all finite'}"
+    )
+
+
+def _show_recording(found: dict[str, Any]) -> None:
+    _say(f"a recording in format {found['format']}: {found['frames']} frames of {len(found['nodes'])} nodes")
+    table = Table("node", "tones", "frames", "rate", "rows always zero", "layout", box=None)
+    for node in found["nodes"]:
+        name = "—" if node["node"] is None else str(node["node"])
+        for length in node["lengths"]:
+            fits = ", ".join(length["layouts_that_fit"]) or "none"
+            layout = length["layout"]
+            said = f"could be {fits}" if layout.startswith("unknown") else layout
+            rate = f"{node['rate_hz'] * length['frames'] / node['frames']:.1f}/s"
+            table.add_row(name, str(length["tones"]), str(length["frames"]), rate, _ranges(length["always_zero"]), said)
+    out.print(table)
+    for node in found["nodes"]:
+        if node["skipped"]:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(node["skipped"].items()))
+            _say(f"node {'—' if node['node'] is None else node['node']}: records that are not CSI: {kinds}")
+
+
+def _ranges(rows: list[int]) -> str:
+    """Write rows as ranges: 0, 27–37."""
+    parts: list[list[int]] = []
+    for row in rows:
+        if parts and row == parts[-1][-1] + 1:
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}–{p[-1]}" for p in parts) or "none"
+
+
+def _show_model(found: dict[str, Any]) -> None:
+    window = found["window"]
+    _say(f"model {found['name']} version {found['version']}, sha256 {found['digest']}")
+    _say(
+        f"input {found['input'].name}: {found['input'].dtype} {found['input'].shape}, {window['frames']} frames x "
+        f"{window['tones']} tones in order {window['cell_order']}, layout {found['tone_layout']} "
+        f"({found['null_tones']} null), normalisation {found['normalisation']}"
+    )
+    for output in found["outputs"]:
+        names = f": {', '.join(output['class_names'])}" if output["class_names"] else ""
+        _say(f"output {output['tensor'].name}: {output['tensor'].shape} {output['kind']}{names}")
+    counts = [f"{o['operator']}×{o['nodes']}{'' if o['differentiable'] else ' (no rule)'}" for o in found["operators"]]
+    _say(f"operators: {', '.join(counts)}")
+    layers = [f"{layer.name} {layer.shape}" for layer in found["layers"]]
+    _say(f"layers ({len(layers)}): {', '.join(layers[:6])}{', …' if len(layers) > 6 else ''}")
+    for method, why_not in found["methods"].items():
+        _say(f"method {method}: {why_not or 'applies'}")
+    for warning in found["warnings"]:
+        _say(f"warning: {warning}")

@@ -1,0 +1,60 @@
+"""Working in this process: a model loaded by the rules of the command line, windows explained under a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from tonescope.results import Explanation
+from tonescope_server import Explainer
+from tonescope_server.cli.console import progress
+from tonescope_server.demo import store_path
+from tonescope_server.engine.targets import TargetLike
+from tonescope_server.live.messages import Job
+from tonescope_server.services.in_process import InProcess
+
+BATCH = 32
+
+
+def load(
+    model: str,
+    store: Path | None = None,
+    manifest: Path | None = None,
+    adapter: Path | None = None,
+    weights: Path | None = None,
+) -> Explainer:
+    """Load a model file, or a model of the store; of the bundled store where none is given."""
+    folder = store_path() if store is None else store
+    return Explainer.load(model, store=folder, manifest=manifest, adapter=adapter, weights=weights)
+
+
+def jobs_of(windows: npt.NDArray[Any]) -> list[Job]:
+    """Turn an array of windows into jobs, as they are."""
+    return [Job(window, index, 0.0, "none") for index, window in enumerate(windows)]
+
+
+def explain_here(
+    explainer: Explainer,
+    jobs: Sequence[Job],
+    method: str,
+    target: TargetLike,
+    parameters: Mapping[str, Any],
+    top_k: int = 8,
+    cells: bool = False,
+) -> list[Explanation]:
+    """Explain windows, with a progress bar.
+
+    Raises:
+        TonescopeError: what is wrong with the request or with a window.
+    """
+    request = InProcess(explainer, method, target, parameters, top_k, cells)
+    explained: list[Explanation] = []
+    with progress(f"{method} on {explainer.model.name}", len(jobs)) as bar:
+        for start in range(0, len(jobs), BATCH):
+            batch = jobs[start : start + BATCH]
+            explained.extend(request.explain(batch))
+            bar.advance(len(batch))
+    return explained

@@ -1,0 +1,106 @@
+"""``tonescope methods``: which attribution methods there are, with their parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from tonescope.results import MethodInfo
+from tonescope_server.cli.console import out, remark, write_json
+from tonescope_server.cli.options import MaybeServerOption
+from tonescope_server.cli.remote import daemon
+from tonescope_server.engine.explainer import installed_plugins
+from tonescope_server.errors import UnknownMethodError
+
+
+def methods(
+    name: Annotated[str, typer.Argument(help="Show this method's parameters.", show_default=False)] = "",
+    server: MaybeServerOption = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON, with the parameters as JSON Schema.")] = False,
+) -> None:
+    """List the attribution methods; with a name, its parameters.
+
+    Example:  tonescope methods
+
+    Example:  tonescope methods integrated_gradients
+    """
+    if server:
+        with daemon(server) as client:
+            listed = client.methods()
+            found, failures = listed.methods, listed.failures
+    else:
+        found, failures = _installed()
+    if name:
+        found = tuple(each for each in found if each.name == name) or _unknown(name, found)
+    if as_json:
+        write_json(found, Path("-"))
+    elif name:
+        _show_one(found[0])
+    else:
+        _show_all(found)
+    for plugin, why in failures.items():
+        remark(f"plugin {plugin} was not loaded: {why}")
+
+
+def _installed() -> tuple[tuple[MethodInfo, ...], Mapping[str, str]]:
+    host = installed_plugins()
+    found = []
+    for name, method in sorted(host.methods.items()):
+        origin = host.origin("methods", name)
+        found.append(
+            MethodInfo(
+                name=name,
+                summary=method.summary,
+                parameters=method.Parameters.model_json_schema(),
+                requirement=str(method.requirement),
+                source=method.source,
+                plugin=origin.plugin,
+                version=origin.version,
+                complete=method.complete,
+            )
+        )
+    return tuple(found), {failure.plugin: failure.message for failure in host.failures}
+
+
+def _unknown(name: str, found: tuple[MethodInfo, ...]) -> tuple[MethodInfo, ...]:
+    raise UnknownMethodError(f"no method named {name!r}; there are {', '.join(each.name for each in found)}")
+
+
+def _show_all(found: tuple[MethodInfo, ...]) -> None:
+    table = Table("method", "needs", "parameters", "what it is", box=None)
+    for method in found:
+        names = ", ".join(method.parameters.get("properties", {})) or "—"
+        table.add_row(method.name, method.requirement, names, method.summary)
+    out.print(table)
+
+
+def _show_one(method: MethodInfo) -> None:
+    out.print(f"{method.name}: {method.summary}", markup=False)
+    out.print(f"needs {method.requirement}; plugin {method.plugin} {method.version}", markup=False)
+    if method.source:
+        out.print(f"source: {method.source}", markup=False)
+    table = Table("parameter", "type", "default", "what it is", box=None)
+    definitions = method.parameters.get("$defs", {})
+    for name, schema in method.parameters.get("properties", {}).items():
+        table.add_row(
+            name, type_text(schema, definitions), str(schema.get("default", "")), schema.get("description", "")
+        )
+    if table.row_count:
+        out.print(table)
+
+
+def type_text(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """Say in short what a JSON Schema allows: choices, or a type with its bounds."""
+    if "$ref" in schema:
+        schema = definitions.get(schema["$ref"].rsplit("/", 1)[-1], {})
+    if "anyOf" in schema:
+        return " or ".join(type_text(each, definitions) for each in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(str(each) for each in schema["enum"])
+    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    said = [f"{sign} {schema[key]}" for key, sign in bounds.items() if key in schema]
+    return " ".join([str(schema.get("type", schema.get("const", "any"))), *said])

@@ -1,0 +1,87 @@
+"""A recording played again: its frames at their own pace, faster, or as fast as they go."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import tonescope
+from tonescope_server.cli.recordings import frames_for_daemon
+from tonescope_server.csi.frames import Frame, Skipped
+from tonescope_server.errors import ParameterError
+
+
+@dataclass
+class Played:
+    """What was played so far.
+
+    Attributes:
+        sent: by node, frames by their number of tones.
+        skipped: by node, records that are not CSI, by kind.
+    """
+
+    sent: dict[int, Counter[int]] = field(default_factory=dict)
+    skipped: dict[int | None, Counter[str]] = field(default_factory=dict)
+
+
+def play(
+    recording: Iterable[Frame | Skipped],
+    speed: float,
+    played: Played,
+    tick: Callable[[], None] = lambda: None,
+    nodes: frozenset[int] = frozenset(),
+    wait: Callable[[float], object] = time.sleep,
+) -> Iterator[tonescope.Frame]:
+    """Yield the frames of a recording when they are due.
+
+    Args:
+        recording: frames, with the records that are none.
+        speed: how many times faster than recorded; 0 means as fast as possible. Frames without a time come at once.
+        played: filled in on the way.
+        tick: called for every record.
+        nodes: only these; empty means all.
+        wait: sleeps.
+    """
+    clock = _Clock(speed, wait)
+    for item in recording:
+        tick()
+        if nodes and item.node_id not in nodes:
+            continue
+        if isinstance(item, Skipped):
+            played.skipped.setdefault(item.node_id, Counter())[item.kind] += 1
+            continue
+        clock.wait_for(item.capture_time_ns)
+        played.sent.setdefault(item.node_id, Counter())[item.n_tones] += 1
+        yield from frames_for_daemon(item)
+
+
+class _Clock:
+    def __init__(self, speed: float, wait: Callable[[float], object]) -> None:
+        self._speed = speed
+        self._wait = wait
+        self._start: tuple[int, float] | None = None
+
+    def wait_for(self, capture_time_ns: int | None) -> None:
+        if not self._speed or capture_time_ns is None:
+            return
+        now = time.monotonic()
+        if self._start is None:
+            self._start = capture_time_ns, now
+        due = self._start[1] + (capture_time_ns - self._start[0]) * 1e-9 / self._speed
+        if due > now:
+            self._wait(due - now)
+
+
+def speed_of(speed: float, as_fast_as_possible: bool) -> float:
+    """Read the two options about pace as one number.
+
+    Raises:
+        ParameterError: a speed that is none.
+    """
+    if as_fast_as_possible:
+        return 0.0
+    if not 0 < speed < float("inf"):
+        raise ParameterError(f"--speed: expected a number above 0, got {speed:g}")
+    return speed

@@ -1,0 +1,227 @@
+"""Pictures for files: the band plot, and the map of tones × frames over the waterfall. Drawn without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from tonescope.results import Tone, ToneTable
+from tonescope_server.cli.console import writing
+
+POSITIVE, NEGATIVE, PILOT, PLANTED = "#2166ac", "#b2182b", "#7a7a7a", "#e6a700"
+DIVERGING = "RdBu"
+DPI = 150
+
+
+@dataclass(frozen=True)
+class Band:
+    """What a picture shows.
+
+    Attributes:
+        title: the headline.
+        subtitle: model, method, target: what one needs to read the picture.
+        table: the tones.
+        tones: attribution per row of the table.
+        error: its standard error per row; None draws none.
+        unit: what the attribution's axis says.
+        planted: rows to mark as known to matter.
+    """
+
+    title: str
+    subtitle: str
+    table: ToneTable
+    tones: npt.NDArray[Any]
+    error: npt.NDArray[Any] | None = None
+    unit: str = "attribution"
+    planted: Collection[int] = ()
+
+
+def band_picture(band: Band, path: Path) -> None:
+    """Draw the attribution of every tone over its subcarrier index, and write it to ``path``."""
+    figure = Figure(figsize=(10, 4.4), dpi=DPI, layout="constrained")
+    fields = _fields(band.table)
+    axes = _row_of_axes(figure, len(fields))
+    for each, tones in zip(axes, fields, strict=True):
+        _draw_bars(each, band, tones)
+        _label_frequency(each, tones, field_name=tones[0].training_field if len(fields) > 1 else "")
+    axes[0].set_ylabel(band.unit)
+    _headline(figure, axes[0], band)
+    _legend(figure, band)
+    _save(figure, path)
+
+
+def map_picture(
+    band: Band,
+    cells: npt.NDArray[Any],
+    amplitudes: npt.NDArray[Any],
+    path: Path,
+    seconds_per_frame: float | None = None,
+) -> None:
+    """Draw the band over a map of one window: its waterfall in grey, its attribution over it in colour.
+
+    Shapes:
+        cells, amplitudes: ``(n_frames, n_tones)``, both in the order of the table's rows.
+    """
+    fields = _fields(band.table)
+    figure = Figure(figsize=(10, 7.2), dpi=DPI, layout="constrained")
+    grid: Any = figure.subplots(2, len(fields), squeeze=False, sharex="col", sharey="row", height_ratios=(1.0, 1.15))
+    limit = float(np.abs(cells).max()) or 1.0
+    picture = None
+    for column, tones in enumerate(fields):
+        upper, lower = grid[0][column], grid[1][column]
+        _draw_bars(upper, band, tones)
+        picture = _draw_map(lower, tones, cells, amplitudes, limit)
+        _label_frequency(upper, tones, tones[0].training_field if len(fields) > 1 else "", below=False)
+        lower.set_xlabel(_index_label(tones))
+    grid[0][0].set_ylabel(band.unit)
+    grid[1][0].set_ylabel("frame")
+    if seconds_per_frame:
+        _label_seconds(grid[1][-1], seconds_per_frame)
+    if picture is not None:
+        figure.colorbar(
+            picture,
+            ax=list(grid[1]),
+            label="attribution per cell\n(grey: the window itself)",
+            pad=0.09 if seconds_per_frame else 0.02,
+        )
+    _headline(figure, grid[0][0], band)
+    _legend(figure, band)
+    _save(figure, path)
+
+
+def _row_of_axes(figure: Figure, n: int) -> Sequence[Axes]:
+    axes: Any = figure.subplots(1, n, squeeze=False, sharey=True)
+    return list(axes[0])
+
+
+def _fields(table: ToneTable) -> list[list[Tone]]:
+    """Split the tones by training field, each in the order of the spectrum."""
+    names = list(dict.fromkeys(tone.training_field for tone in table.tones))
+    parts = [[tone for tone in table.tones if tone.training_field == name] for name in names]
+    return [sorted(part, key=lambda tone: _x(tone)) for part in parts]
+
+
+def _x(tone: Tone) -> int:
+    return tone.row if tone.subcarrier_index is None else tone.subcarrier_index
+
+
+def _draw_bars(axes: Axes, band: Band, tones: Sequence[Tone]) -> None:
+    x = np.array([_x(tone) for tone in tones])
+    rows = [tone.row for tone in tones]
+    values = np.asarray(band.tones)[rows]
+    for tone in tones:
+        if tone.kind == "null":
+            axes.axvspan(_x(tone) - 0.5, _x(tone) + 0.5, facecolor="#f2f2f2", edgecolor="#c4c4c4", hatch="////", lw=0)
+        elif tone.kind == "pilot":
+            axes.axvline(_x(tone), color=PILOT, lw=0.9, ls=(0, (2, 2)), zorder=0)
+    axes.bar(x, values, width=0.82, color=np.where(values < 0, NEGATIVE, POSITIVE), zorder=2)
+    if band.error is not None:
+        axes.errorbar(x, values, np.asarray(band.error)[rows], fmt="none", ecolor="#333333", elinewidth=0.8, zorder=3)
+    planted = [i for i, row in enumerate(rows) if row in band.planted]
+    if planted:
+        axes.plot(
+            x[planted],
+            np.full(len(planted), -0.035),
+            "^",
+            color=PLANTED,
+            ms=5,
+            zorder=4,
+            clip_on=False,
+            transform=axes.get_xaxis_transform(),
+        )
+        axes.tick_params(axis="x", pad=8)
+    axes.axhline(0, color="#444444", lw=0.8, zorder=3)
+    axes.set_xlim(x.min() - 0.7, x.max() + 0.7)
+    axes.margins(y=0.08)
+    axes.spines[["right"]].set_visible(False)
+    axes.grid(axis="y", color="#e5e5e5", lw=0.6, zorder=-1)
+    axes.set_axisbelow(True)
+
+
+def _draw_map(
+    axes: Axes, tones: Sequence[Tone], cells: npt.NDArray[Any], amplitudes: npt.NDArray[Any], limit: float
+) -> Any:
+    """Lay the attribution over the waterfall: the stronger, the less grey shows through."""
+    rows = [tone.row for tone in tones]
+    x = np.array([_x(tone) for tone in tones])
+    edges = np.append(x - 0.5, x[-1] + 0.5)
+    frames = np.arange(len(cells) + 1) - 0.5
+    axes.pcolormesh(edges, frames, amplitudes[:, rows], cmap="Greys", alpha=0.75)
+    shown = cells[:, rows]
+    opacity = np.clip(np.abs(shown) / limit, 0, 1) ** 0.5
+    return axes.pcolormesh(edges, frames, shown, cmap=DIVERGING, vmin=-limit, vmax=limit, alpha=opacity)
+
+
+def _index_label(tones: Sequence[Tone]) -> str:
+    known = all(tone.subcarrier_index is not None for tone in tones)
+    return "subcarrier index (DC = 0)" if known else "row (tone identity unknown)"
+
+
+def _label_frequency(axes: Axes, tones: Sequence[Tone], field_name: str, below: bool = True) -> None:
+    """Label the index below and, where it is known, the offset in MHz above."""
+    if below:
+        axes.set_xlabel(_index_label(tones))
+    name = f"{field_name.upper().replace('_', '-')}: " if field_name else ""
+    spacing = _spacing_mhz(tones)
+    if spacing is None:
+        axes.set_title(name.rstrip(": "), fontsize=9)
+        return
+    first = tones[0]
+    shift = (first.offset_hz or 0.0) * 1e-6 - _x(first) * spacing
+    top = axes.secondary_xaxis("top", functions=_line(spacing, shift))
+    top.set_xlabel(f"{name}offset from the centre frequency (MHz)")
+
+
+def _line(slope: float, shift: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Give a straight line and its inverse, for an axis in other units."""
+    return (lambda x: x * slope + shift), (lambda y: (y - shift) / slope)
+
+
+def _spacing_mhz(tones: Sequence[Tone]) -> float | None:
+    ends = tones[0], tones[-1]
+    if any(tone.offset_hz is None or tone.subcarrier_index is None for tone in tones) or _x(ends[0]) == _x(ends[1]):
+        return None
+    return ((ends[1].offset_hz or 0.0) - (ends[0].offset_hz or 0.0)) * 1e-6 / (_x(ends[1]) - _x(ends[0]))
+
+
+def _label_seconds(axes: Axes, seconds_per_frame: float) -> None:
+    right = axes.secondary_yaxis("right", functions=_line(seconds_per_frame, 0.0))
+    right.set_ylabel("seconds")
+
+
+def _headline(figure: Figure, first: Axes, band: Band) -> None:
+    figure.suptitle(band.title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    figure.text(0.01, 0.0, band.subtitle, ha="left", va="bottom", fontsize=8, color="#555555")
+    first.figure.get_layout_engine().set(rect=(0, 0.045, 1, 0.955))  # type: ignore[union-attr,call-arg]
+
+
+def _legend(figure: Figure, band: Band) -> None:
+    kinds = {tone.kind for tone in band.table.tones}
+    marks: list[Any] = [Patch(color=POSITIVE, label="raises the target")]
+    if np.any(np.asarray(band.tones) < 0):
+        marks.append(Patch(color=NEGATIVE, label="lowers it"))
+    else:
+        marks = [Patch(color=POSITIVE, label="attribution")]
+    if "null" in kinds:
+        marks.append(Patch(facecolor="#f2f2f2", edgecolor="#c4c4c4", hatch="////", label="null tone"))
+    if "pilot" in kinds:
+        marks.append(Line2D([], [], color=PILOT, lw=0.9, ls=(0, (2, 2)), label="pilot"))
+    if band.planted:
+        marks.append(Line2D([], [], marker="^", color=PLANTED, ls="", ms=5, label="planted tone"))
+    if band.error is not None:
+        marks.append(Line2D([], [], marker="|", color="#333333", ls="", ms=9, label="± standard error"))
+    figure.legend(handles=marks, loc="outside upper right", ncols=len(marks), frameon=False, fontsize=8)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with writing(path):
+        figure.savefig(path)

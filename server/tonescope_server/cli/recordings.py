@@ -1,0 +1,182 @@
+"""Recordings as commands need them: opened, surveyed, cut into windows, and turned into frames for a daemon."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import tonescope
+from tonescope_server.csi.decoders import Recording, open_recording
+from tonescope_server.csi.frames import Frame, Skipped
+from tonescope_server.csi.normalisation import statistics
+from tonescope_server.errors import EmptyRecordingError, RecordingError
+from tonescope_server.live.intake import Intake
+from tonescope_server.live.messages import Job, Options, Summary
+from tonescope_server.live.protocol import negotiate
+from tonescope_server.models.model import Model
+from tonescope_server.plugin.host import PluginHost
+from tonescope_server.types import FloatArray
+
+NodeStatistics = dict[int, tuple[FloatArray, FloatArray]]
+ARRAYS = (".npy", ".npz")
+
+
+@dataclass
+class NodeSurvey:
+    """What one node recorded.
+
+    Attributes:
+        lengths: frames by their number of tones.
+        skipped: records that are not CSI, by kind.
+        always_zero: by length, the rows that were zero in every frame.
+        first_ns: capture time of the first frame; ``last_ns``: of the last; None where not known.
+    """
+
+    lengths: Counter[int] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    always_zero: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    transmitters: set[str] = field(default_factory=set)
+    first_ns: int | None = None
+    last_ns: int | None = None
+
+    @property
+    def frames(self) -> int:
+        """Count the frames."""
+        return self.lengths.total()
+
+    @property
+    def seconds(self) -> float:
+        """Give the time from the first frame to the last; zero where not known."""
+        if self.first_ns is None or self.last_ns is None:
+            return 0.0
+        return max(0.0, (self.last_ns - self.first_ns) * 1e-9)
+
+    @property
+    def rate_hz(self) -> float:
+        """Give frames per second; zero where not known."""
+        return (self.frames - 1) / self.seconds if self.seconds else 0.0
+
+    def take(self, frame: Frame) -> None:
+        """Take note of a frame."""
+        n = frame.n_tones
+        self.lengths[n] += 1
+        self.transmitters.add(frame.transmitter)
+        zero = np.all(np.atleast_2d(frame.values) == 0, axis=0)
+        self.always_zero[n] = self.always_zero.get(n, np.ones(n, dtype=np.bool_)) & zero
+        if frame.capture_time_ns is not None:
+            self.first_ns = frame.capture_time_ns if self.first_ns is None else self.first_ns
+            self.last_ns = frame.capture_time_ns
+
+
+def open_file(path: Path, host: PluginHost, format: str = "") -> Recording:
+    """Open a recording."""
+    return open_recording(path, host.decoders, format or None)
+
+
+def survey(recording: Iterable[Frame | Skipped]) -> dict[int | None, NodeSurvey]:
+    """Read a recording through, node by node; records without a known node are under None."""
+    nodes: dict[int | None, NodeSurvey] = {}
+    for item in recording:
+        node = nodes.setdefault(item.node_id, NodeSurvey())
+        if isinstance(item, Frame):
+            node.take(item)
+        else:
+            node.skipped[item.kind] += 1
+    return dict(sorted(nodes.items(), key=lambda pair: -1 if pair[0] is None else pair[0]))
+
+
+def recording_statistics(recording: Iterable[Frame | Skipped], lengths: Sequence[int], n_tones: int) -> NodeStatistics:
+    """Measure mean and standard deviation per tone and node, over the frames that windows take."""
+    rows: dict[int, list[FloatArray]] = {}
+    for frame in recording:
+        if isinstance(frame, Frame) and frame.n_tones in lengths and np.isfinite(frame.values).all():
+            rows.setdefault(frame.node_id, []).extend(np.atleast_2d(frame.amplitude)[:, :n_tones])
+    measured = {node: statistics(np.stack(kept)) for node, kept in rows.items()}
+    return {node: (mean.astype(np.float32), std.astype(np.float32)) for node, (mean, std) in measured.items()}
+
+
+def windows_of(
+    recording: Recording,
+    model: Model,
+    host: PluginHost,
+    normalise: str = "",
+    hop: int = 0,
+) -> tuple[list[Job], Summary]:
+    """Cut a recording into windows for a model, exactly as the daemon would.
+
+    Raises:
+        EmptyRecordingError: it makes not one window for this model.
+    """
+    asked = Options(hop_frames=hop, normalisation=normalise or None)
+    measured: dict[int | None, tuple[FloatArray, FloatArray]] = {}
+    if (normalise or model.manifest.normalisation.kind) == "recording":
+        lengths = negotiate(Options(), model, 1).frame_lengths
+        measured.update(recording_statistics(recording, lengths, model.cells.n_tones).items())
+        asked = Options(hop_frames=hop, normalisation="recording", statistics=measured)
+    if measured or asked.normalisation != "recording":
+        intake = Intake(asked, negotiate(asked, model, 1), model, host.normalisers)
+        jobs = intake.frames((item for item in recording if isinstance(item, Frame)), 0.0)
+        if jobs:
+            return jobs, intake.summary()
+        skipped = intake.summary().frames_skipped
+    else:
+        skipped = {}
+    cells = model.cells
+    raise EmptyRecordingError(
+        f"recording {recording.name!r}: expected a run of {cells.n_frames} frames of {cells.n_tones} tones for model "
+        f"'{model.name}', got none{_but(skipped)}"
+    )
+
+
+def _but(skipped: dict[str, int]) -> str:
+    said = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
+    return f" (skipped: {said})" if said else ""
+
+
+def frames_for_daemon(frame: Frame) -> Iterator[tonescope.Frame]:
+    """Turn a frame into what the client sends: one for each antenna."""
+    rows = np.atleast_2d(frame.values)
+    for rx, row in enumerate(rows):
+        transmitter = frame.transmitter if len(rows) == 1 else f"{frame.transmitter}/rx{rx}"
+        payload: dict[str, Any] = {"iq" if np.iscomplexobj(row) else "amplitude": row}
+        yield tonescope.Frame(
+            **payload,
+            node_id=frame.node_id,
+            transmitter=transmitter,
+            sequence=frame.sequence,
+            capture_time_ns=frame.capture_time_ns,
+            rssi_dbm=frame.rssi_dbm,
+            noise_floor_dbm=frame.noise_floor_dbm,
+            agc_gain=frame.agc_gain,
+        )
+
+
+def read_arrays(path: Path) -> npt.NDArray[Any]:
+    """Read windows from a ``.npy`` file, or from the array ``windows``, ``x`` or the only one of a ``.npz`` file.
+
+    Raises:
+        RecordingError: it cannot be read, or holds no such array.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            name = next((each for each in ("windows", "x") if each in loaded.files), None)
+            if name is None and len(loaded.files) == 1:
+                name = loaded.files[0]
+            if name is None:
+                raise RecordingError(
+                    f"{path.name}: expected an array 'windows' or 'x', got {', '.join(loaded.files) or 'none'}"
+                )
+            return np.asarray(loaded[name])
+    except OSError as error:
+        raise RecordingError(f"{path.name}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError, KeyError) as error:
+        raise RecordingError(f"{path.name}: expected a NumPy file of numbers, got something else") from error

@@ -1,0 +1,44 @@
+"""The daemon as commands see it: a client whose errors are the command line's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import tonescope
+from tonescope_server import errors
+
+_OURS = {
+    each.reason: each
+    for each in vars(errors).values()
+    if isinstance(each, type) and issubclass(each, errors.TonescopeError)
+}
+
+
+@contextmanager
+def daemon(address: str, timeout_s: float = 60.0) -> Iterator[tonescope.Client]:
+    """Connect for the length of the block.
+
+    Raises:
+        TonescopeError: of the daemon's tree, whatever the client raised.
+    """
+    try:
+        with tonescope.connect(address, timeout=timeout_s) as client:
+            yield client
+    except tonescope.TonescopeError as error:
+        raise _OURS.get(error.reason, errors.TonescopeError)(str(error)) from error
+
+
+def model_name(client: tonescope.Client, asked: str) -> str:
+    """Return the model that was asked for; where none was, the daemon's only one.
+
+    Raises:
+        UnknownModelError: none was named, and the daemon has none or several.
+    """
+    if asked:
+        return asked
+    names = sorted({model.name for model in client.models() if model.state != "failed"})
+    if len(names) == 1:
+        return names[0]
+    found = f"several: {', '.join(names)}" if names else "none"
+    raise errors.UnknownModelError(f"--model: expected a name, as the daemon at {client.address} has {found}")

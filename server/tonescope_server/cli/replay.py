@@ -1,0 +1,230 @@
+"""``tonescope replay``: send a recording to a daemon as if it were live, and say what became of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+import tonescope
+from tonescope.results import Explanation, ModelDetail
+from tonescope_server.cli.band import tone_text
+from tonescope_server.cli.console import err, out, progress, remark, write_json
+from tonescope_server.cli.options import (
+    DEFAULT_SERVER,
+    FormatOption,
+    HopOption,
+    MethodOption,
+    NormaliseOption,
+    OutputOption,
+    ParameterOption,
+    RemoteModelOption,
+    ServerOption,
+    TargetOption,
+    parse_parameters,
+    parse_target,
+)
+from tonescope_server.cli.pace import Played, play, speed_of
+from tonescope_server.cli.recordings import open_file, recording_statistics
+from tonescope_server.cli.remote import daemon, model_name
+from tonescope_server.csi.decoders import Recording
+from tonescope_server.csi.tones import tone_table
+from tonescope_server.csi.windows import accepted_lengths
+from tonescope_server.engine.explainer import installed_plugins
+
+SpeedOption = Annotated[float, typer.Option("--speed", help="How many times faster than recorded.")]
+FastOption = Annotated[
+    bool, typer.Option("--as-fast-as-possible", help="Do not wait between frames; the daemon then drops nothing.")
+]
+NodeOption = Annotated[
+    list[int] | None, typer.Option("--node", help="Only this node. May be repeated.", show_default=False)
+]
+
+
+@dataclass
+class NodeResult:
+    """What the daemon said of one node."""
+
+    explained: int = 0
+    failed: int = 0
+    predictions: Counter[str] = field(default_factory=Counter)
+    null_share: list[float] = field(default_factory=list)
+    tones: Any = 0.0
+    last: Explanation | None = None
+
+    def take(self, explanation: Explanation) -> None:
+        """Take note of an explanation."""
+        if explanation.problem is not None:
+            self.failed += 1
+            return
+        self.explained += 1
+        said = explanation.prediction
+        if said.class_index is not None:
+            self.predictions[said.class_name or f"class {said.class_index}"] += 1
+        if explanation.null_tone_share is not None:
+            self.null_share.append(explanation.null_tone_share)
+        self.tones = self.tones + explanation.tones.astype(np.float64)
+        self.last = explanation
+
+    @property
+    def mean(self) -> Any:
+        """The mean attribution per tone."""
+        return self.tones / max(1, self.explained)
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(help="A recording.", show_default=False)],
+    server: ServerOption = DEFAULT_SERVER,
+    model: RemoteModelOption = "",
+    speed: SpeedOption = 1.0,
+    as_fast_as_possible: FastOption = False,
+    node: NodeOption = None,
+    method: MethodOption = "input_x_gradient",
+    target: TargetOption = "",
+    output: OutputOption = "",
+    param: ParameterOption = None,
+    normalise: NormaliseOption = "",
+    hop: HopOption = 0,
+    format: FormatOption = "",
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write the summary here; '-' is stdout.", show_default=False)
+    ] = None,
+) -> None:
+    """Send a recording to a daemon as live frames, and sum up, node by node, what it said.
+
+    Example:  tonescope replay session.csi.jsonl --model people_count --speed 4
+
+    Example:  tonescope replay session.csi.jsonl --server edge7:50551 --as-fast-as-possible --normalise recording
+    """
+    pace = speed_of(speed, as_fast_as_possible)
+    recording = open_file(file, installed_plugins(), format)
+    played = Played()
+    results: dict[int, NodeResult] = {}
+    with daemon(server) as client:
+        total = sum(1 for _ in recording)
+        with progress(f"{file.name} → {server}", total) as bar:
+            stream = open_stream(
+                client,
+                recording,
+                model,
+                normalise,
+                frames=play(recording, pace, played, bar.advance, frozenset(node or ())),
+                overload="drop_oldest" if pace else "back_pressure",
+                method=method,
+                target=parse_target(target, output, tonescope.Target),
+                parameters=parse_parameters(param),
+                hop_frames=hop,
+            )
+            with stream:
+                for explanation in stream:
+                    results.setdefault(explanation.node_id, NodeResult()).take(explanation)
+    if json is not None:
+        write_json(summary_of(played, results, stream), json)
+    if json is None or str(json) != "-":
+        _show(played, results, stream)
+
+
+def open_stream(
+    client: tonescope.Client, recording: Recording, model: str, normalise: str, **options: Any
+) -> tonescope.LiveStream:
+    """Open a live stream for a recording: where the statistics of the recording are asked for, send them."""
+    name = model_name(client, model)
+    detail = client.model(name)
+    stated = detail.manifest.get("normalisation", {}).get("kind", "none")
+    if (normalise or stated) == "recording":
+        measured = recording_statistics(recording, _lengths(detail), len(detail.tone_table))
+        statistics = [(mean, std, node) for node, (mean, std) in measured.items()]
+        return client.live(model=name, normalise="recording", statistics=statistics, **options)
+    return client.live(model=name, normalise=normalise, **options)
+
+
+def _lengths(detail: ModelDetail) -> tuple[int, ...]:
+    stated = tuple(detail.manifest.get("window", {}).get("frame_lengths", ()))
+    return stated or accepted_lengths(tone_table(detail.tone_table.id, len(detail.tone_table)))
+
+
+def summary_of(played: Played, results: Mapping[int, NodeResult], stream: tonescope.LiveStream) -> dict[str, Any]:
+    """Sum up, for JSON."""
+    return {
+        "nodes": [_node(name, played, results.get(name, NodeResult()), stream) for name in sorted(played.sent)],
+        "not_csi": {str(name): dict(kinds) for name, kinds in played.skipped.items()},
+        "daemon": stream.summary,
+        "client": stream.counts,
+    }
+
+
+def _node(name: int, played: Played, result: NodeResult, stream: tonescope.LiveStream) -> dict[str, Any]:
+    lengths = played.sent[name]
+    skipped = stream.summary.frames_skipped if stream.summary else {}
+    wrong = {f"length_{n}": count for n, count in lengths.items() if f"length_{n}" in skipped}
+    return {
+        "node": name,
+        "frames_sent": lengths.total(),
+        "frames_of_other_lengths": wrong,
+        "windows_explained": result.explained,
+        "windows_failed": result.failed,
+        "predictions": dict(result.predictions.most_common()),
+        "mean_null_tone_share": float(np.mean(result.null_share)) if result.null_share else None,
+        "mean_tones": result.mean if result.explained else [],
+        "top": _top(result),
+    }
+
+
+def _top(result: NodeResult) -> list[dict[str, Any]]:
+    if result.last is None:
+        return []
+    table = result.last.tone_table
+    rows = np.argsort(-np.abs(result.mean), kind="stable")[:8]
+    tones = [(int(row), table.tones[row] if len(table) else None) for row in rows]
+    return [
+        {"row": row, "tone": tone_text(tone, row), "mean_attribution": float(result.mean[row])} for row, tone in tones
+    ]
+
+
+def _show(played: Played, results: Mapping[int, NodeResult], stream: tonescope.LiveStream) -> None:
+    summary = summary_of(played, results, stream)
+    table = Table(
+        "node", "frames", "other lengths", "windows", "predictions", "null share", "strongest tones", box=None
+    )
+    for node in summary["nodes"]:
+        wrong = ", ".join(f"{kind.removeprefix('length_')}: {n}" for kind, n in node["frames_of_other_lengths"].items())
+        said = ", ".join(f"{name} {count}" for name, count in list(node["predictions"].items())[:4])
+        share = node["mean_null_tone_share"]
+        table.add_row(
+            str(node["node"]),
+            str(node["frames_sent"]),
+            wrong or "—",
+            str(node["windows_explained"]),
+            said or "—",
+            "—" if share is None else f"{share:.1%}",
+            " ".join(top["tone"] for top in node["top"]) or "—",
+        )
+    out.print(table)
+    for name, kinds in played.skipped.items():
+        listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        out.print(f"node {'—' if name is None else name}: records that are not CSI: {listed}", markup=False)
+    _show_counts(stream)
+
+
+def _show_counts(stream: tonescope.LiveStream) -> None:
+    counts, summary = stream.counts, stream.summary
+    if summary is not None:
+        skipped = ", ".join(f"{count} {kind}" for kind, count in sorted(summary.frames_skipped.items())) or "none"
+        out.print(
+            f"daemon: {summary.frames_used} of {summary.frames_received} frames used (skipped: {skipped}); "
+            f"{summary.windows} windows, {summary.explained} explained, {summary.dropped} dropped, "
+            f"{summary.failed} failed; {summary.gaps} gaps",
+            markup=False,
+            soft_wrap=True,
+        )
+    if counts.reconnects:
+        remark(f"{counts.reconnects} reconnections: {counts.resent} frames sent again, {counts.forgotten} lost")
+    for notice in dict.fromkeys((n.kind, n.code, n.message) for n in stream.notices()):
+        kind, code, message = notice
+        err.print(f"{kind}: {code}: {message}", markup=False, soft_wrap=True)

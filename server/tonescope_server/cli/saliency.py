@@ -1,0 +1,204 @@
+"""``tonescope saliency``: rank the tones of a recording or paired file for a model, and write ``saliency.json``.
+
+The keys are those of the report that WiFi-sensing tools already read; the identity of every tone comes beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from tonescope.results import Explanation
+from tonescope_server import Explainer
+from tonescope_server.cli.band import tone_text
+from tonescope_server.cli.console import err, out, plain, remark, write_json
+from tonescope_server.cli.local import explain_here, load
+from tonescope_server.cli.options import (
+    AdapterOption,
+    FormatOption,
+    HopOption,
+    ManifestOption,
+    ModelOption,
+    NormaliseOption,
+    StoreOption,
+    WeightsOption,
+)
+from tonescope_server.cli.recordings import open_file, windows_of
+from tonescope_server.csi.decoders import Recording
+from tonescope_server.csi.decoders.recordings import PairedWindow, read_paired
+from tonescope_server.csi.frames import Frame
+from tonescope_server.engine.targets import TargetLike
+from tonescope_server.errors import ParameterError
+from tonescope_server.live.messages import Job
+from tonescope_server.types import Target
+
+METHOD = "subcarrier_saliency"
+TOP_K = (8, 16, 32)
+_LABEL = "n_persons_mode"
+
+
+class Kind(StrEnum):
+    """What the model predicts."""
+
+    COUNT = "count"
+    POSE = "pose"
+
+
+def saliency(
+    file: Annotated[Path, typer.Argument(help="A recording or a paired file.", show_default=False)],
+    model: ModelOption = "people_count",
+    kind: Annotated[Kind, typer.Option("--kind", help="What the model predicts.")] = Kind.COUNT,
+    max_samples: Annotated[int, typer.Option("--max-samples", min=1, help="Windows at most, evenly spread.")] = 128,
+    out_file: Annotated[Path, typer.Option("--out", "-o", help="Where to write it; '-' is stdout.")] = Path(
+        "saliency.json"
+    ),
+    store: StoreOption = None,
+    manifest: ManifestOption = None,
+    adapter: AdapterOption = None,
+    weights: WeightsOption = None,
+    normalise: NormaliseOption = "",
+    hop: HopOption = 0,
+    format: FormatOption = "",
+    png: Annotated[Path | None, typer.Option("--png", help="Draw it here as well.", show_default=False)] = None,
+) -> None:
+    """Rank the tones by how much the loss depends on each, and write saliency.json.
+
+    For a count the loss is −log p of the label (n_persons_mode in a paired file) or else of the prediction. A pose
+    model has no such loss: there the mean of all keypoint coordinates is taken instead.
+
+    Example:  tonescope saliency session.csi.jsonl --model count_v1.safetensors --normalise recording
+
+    Example:  tonescope saliency paired.jsonl --model pose_v1.safetensors --kind pose --max-samples 256 -o pose.json
+    """
+    explainer = load(model, store, manifest, adapter, weights)
+    recording = open_file(file, explainer.host, format)
+    jobs = spread(windows_of(recording, explainer.model, explainer.host, normalise, hop)[0], max_samples)
+    target = target_of(kind, explainer, recording, jobs)
+    found = explain_here(explainer, jobs, METHOD, target, {})
+    report = report_of(kind, str(model), found)
+    write_json(report, out_file)
+    if png is not None:
+        draw(report, found, file.name, png)
+    if str(out_file) != "-":
+        _say(report, found, explainer, out_file)
+
+
+def spread(jobs: Sequence[Job], most: int) -> list[Job]:
+    """Take at most ``most`` windows, evenly spread over all of them."""
+    if len(jobs) <= most:
+        return list(jobs)
+    return [jobs[i] for i in np.linspace(0, len(jobs) - 1, most).round().astype(int)]
+
+
+def target_of(kind: Kind, explainer: Explainer, recording: Recording | None, jobs: Sequence[Job]) -> TargetLike:
+    """Choose the loss.
+
+    Raises:
+        ParameterError: the model is not of that kind.
+    """
+    output = explainer.model.outputs[0].name
+    regression = explainer.model.manifest.output(output).kind == "regression"
+    if regression is not (kind is Kind.POSE):
+        raise ParameterError(
+            f"--kind {kind}: output '{output}' of model '{explainer.model.name}' is "
+            f"{'a regression, which is --kind pose' if regression else 'a choice of classes, which is --kind count'}"
+        )
+    if kind is Kind.POSE:
+        return Target.mean()
+    labels = _labels(recording, jobs) if recording is not None else None
+    return Target.negative_log_likelihood(labels)
+
+
+def _labels(recording: Recording, jobs: Sequence[Job]) -> npt.NDArray[np.int64] | None:
+    """Read the label of each window, where every window has one."""
+    by_line = _labels_by_line(recording)
+    by_sequence = (
+        {item.sequence: by_line.get(item.header["line"]) for item in recording if isinstance(item, Frame)}
+        if by_line
+        else {}
+    )
+    labels = [by_sequence.get(job.last_sequence) for job in jobs] if by_sequence else [None]
+    return None if None in labels else np.array(labels, dtype=np.int64)
+
+
+def _labels_by_line(recording: Recording) -> dict[int, int]:
+    if recording.format != "ruview_paired":
+        return {}
+    windows = (item for item in read_paired(recording.path) if isinstance(item, PairedWindow))
+    labels = {window.line: window.record.get(_LABEL) for window in windows}
+    return {line: label for line, label in labels.items() if type(label) is int}
+
+
+def report_of(kind: Kind, model: str, found: Sequence[Explanation]) -> dict[str, Any]:
+    """Build the report."""
+    mean = np.stack([each.tones for each in found]).astype(np.float64).mean(axis=0)
+    ranking = np.argsort(-mean, kind="stable").tolist()
+    table = found[0].tone_table
+    nulls = list(table.null_rows)
+    total = float(np.abs(mean).sum())
+    average = float(mean.mean())
+    return {
+        "kind": str(kind),
+        "model": model,
+        "n_samples": len(found),
+        "saliency_per_subcarrier": mean.tolist(),
+        "ranking_high_to_low": ranking,
+        "top_k_subcarriers": {str(k): ranking[:k] for k in TOP_K},
+        "saliency_summary": {
+            "min": float(mean.min()),
+            "max": float(mean.max()),
+            "mean": average,
+            "std": float(mean.std()),
+            "max_to_mean_ratio": float(mean.max()) / average if average else 0.0,
+        },
+        "tone_layout": table.id,
+        "tones": plain(table.tones),
+        "null_tone_share": float(np.abs(mean[nulls]).sum()) / total if nulls and total else None,
+    }
+
+
+def draw(
+    report: dict[str, Any], found: Sequence[Explanation], source: str, path: Path, planted: Sequence[int] = ()
+) -> None:
+    """Draw the ranking as a band plot."""
+    from tonescope_server.cli.pictures import Band, band_picture  # matplotlib takes its time to import
+
+    values = np.stack([each.tones for each in found]).astype(np.float64)
+    error = values.std(axis=0, ddof=1) / np.sqrt(len(found)) if len(found) > 1 else None
+    band_picture(
+        Band(
+            title="Which tones the model's answer depends on",
+            subtitle=f"{source} · {report['model']} · mean {METHOD} over {report['n_samples']} windows",
+            table=found[0].tone_table,
+            tones=values.mean(axis=0),
+            error=error,
+            unit="saliency",
+            planted=planted,
+        ),
+        path,
+    )
+
+
+def _say(report: dict[str, Any], found: Sequence[Explanation], explainer: Explainer, path: Path) -> None:
+    table = found[0].tone_table
+    named = [f"{tone_text(table.tones[row], row)} (row {row})" for row in report["top_k_subcarriers"]["8"]]
+    out.print(
+        f"top 8 of {len(table)} tones over {len(found)} windows: {', '.join(named)}", markup=False, soft_wrap=True
+    )
+    share = report["null_tone_share"]
+    if share is not None:
+        out.print(f"on tones that carry no signal: {share:.1%}")
+        if share > 0.01:
+            err.print(
+                "warning: more than 1 % on null tones: the tone layout, the cell order or the normalisation is wrong",
+                style="bold red",
+            )
+    for text in explainer.model.warnings:
+        remark(f"warning: {text}")
+    remark(f"wrote {path}")

@@ -1,0 +1,184 @@
+"""``tonescope watch``: the band plot of a live stream, in the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+import tonescope
+from tonescope.results import Explanation
+from tonescope_server.cli import band
+from tonescope_server.cli.console import out
+from tonescope_server.cli.options import (
+    DEFAULT_SERVER,
+    FormatOption,
+    HopOption,
+    MethodOption,
+    NormaliseOption,
+    OutputOption,
+    ParameterOption,
+    RemoteModelOption,
+    ServerOption,
+    TargetOption,
+    parse_parameters,
+    parse_target,
+)
+from tonescope_server.cli.pace import Played, play, speed_of
+from tonescope_server.cli.recordings import open_file
+from tonescope_server.cli.remote import daemon
+from tonescope_server.cli.replay import FastOption, NodeOption, SpeedOption, open_stream
+from tonescope_server.engine.explainer import installed_plugins
+
+REDRAWS_PER_S = 12
+LINES_PER_S = 2
+_RATE_SPAN_S = 2.0
+
+
+def watch(
+    file: Annotated[Path, typer.Argument(help="A recording to play as live frames.", show_default=False)],
+    server: ServerOption = DEFAULT_SERVER,
+    model: RemoteModelOption = "",
+    speed: SpeedOption = 1.0,
+    as_fast_as_possible: FastOption = False,
+    node: NodeOption = None,
+    method: MethodOption = "input_x_gradient",
+    target: TargetOption = "",
+    output: OutputOption = "",
+    param: ParameterOption = None,
+    normalise: NormaliseOption = "",
+    hop: HopOption = 0,
+    format: FormatOption = "",
+) -> None:
+    """Watch, live, which tones a prediction rests on: a bar a tone, null tones hatched, pilots marked.
+
+    Example:  tonescope watch session.csi.jsonl --model people_count
+
+    Example:  tonescope watch session.csi.jsonl --server edge7:50551 --node 1 --method integrated_gradients --speed 2
+    """
+    pace = speed_of(speed, as_fast_as_possible)
+    recording = open_file(file, installed_plugins(), format)
+    with daemon(server) as client:
+        stream = open_stream(
+            client,
+            recording,
+            model,
+            normalise,
+            frames=play(recording, pace, Played(), nodes=frozenset(node or ())),
+            overload="drop_oldest" if pace else "back_pressure",
+            method=method,
+            target=parse_target(target, output, tonescope.Target),
+            parameters=parse_parameters(param),
+            hop_frames=hop,
+        )
+        with stream:
+            for _ in show(stream):
+                pass
+    counts = stream.counts
+    out.print(f"{counts.answered} windows explained, {counts.dropped} dropped, {counts.failed} failed")
+
+
+def show(stream: tonescope.LiveStream) -> Iterator[Explanation]:
+    """Draw a stream as it comes, and pass its explanations on; plain lines where stdout is not a terminal."""
+    view = View()
+    if not out.is_terminal:
+        yield from _lines(stream, view)
+        return
+    with Live(console=out, refresh_per_second=REDRAWS_PER_S, get_renderable=lambda: view.render(stream)):
+        for explanation in stream:
+            view.take(explanation)
+            yield explanation
+
+
+def _lines(stream: tonescope.LiveStream, view: View) -> Iterator[Explanation]:
+    """Print a line now and then: the first window of a node, and then a few a second."""
+    due = 0.0
+    seen: set[int] = set()
+    for explanation in stream:
+        view.take(explanation)
+        yield explanation
+        now = time.monotonic()
+        if explanation.problem is None and (now >= due or explanation.node_id not in seen):
+            due = now + 1 / LINES_PER_S
+            seen.add(explanation.node_id)
+            out.print(view.line(explanation), soft_wrap=True)
+
+
+@dataclass
+class View:
+    """What is drawn: the last explanation of each node, and how fast they come."""
+
+    last: dict[int, Explanation] = field(default_factory=dict)
+    problem: str = ""
+    _times: deque[float] = field(default_factory=lambda: deque(maxlen=4096))
+    _columns: list[band.Column] = field(default_factory=list)
+
+    def take(self, explanation: Explanation) -> None:
+        """Take in an explanation."""
+        self._times.append(time.monotonic())
+        if explanation.problem is not None:
+            self.problem = str(explanation.problem)
+            return
+        self._columns = self._columns or band.columns_of(explanation.tone_table)
+        self.last[explanation.node_id] = explanation
+
+    @property
+    def rate(self) -> float:
+        """Windows per second, of late."""
+        now = time.monotonic()
+        recent = [each for each in self._times if now - each <= _RATE_SPAN_S]
+        return len(recent) / max(min(_RATE_SPAN_S, now - self._times[0]), 0.05) if self._times else 0.0
+
+    def render(self, stream: tonescope.LiveStream) -> Group:
+        """Draw everything: a heading, then a band for each node."""
+        parts: list[Text] = [self._heading(stream)]
+        for node in sorted(self.last)[:4]:
+            parts.extend(self._node(self.last[node], height=6 if len(self.last) < 3 else 3))
+        if self.problem:
+            parts.append(Text(f"last problem: {self.problem}", "red", no_wrap=True, overflow="ellipsis"))
+        return Group(*parts)
+
+    def line(self, explanation: Explanation) -> str:
+        """Say one explanation in one line of plain text."""
+        values = band.values_of(self._columns, explanation.tones)
+        top = " ".join(band.tone_text(tone.tone, tone.row) for tone in explanation.top[:4])
+        share = explanation.null_tone_share
+        return (
+            f"node {explanation.node_id} window {explanation.window_index:>4}  "
+            f"{band.prediction_text(explanation):<18.18} |{band.sparkline(self._columns, values).plain}| "
+            f"top {top}  null {'—' if share is None else f'{share:.1%}'}"
+        )
+
+    def _heading(self, stream: tonescope.LiveStream) -> Text:
+        opened, counts = stream.opened, stream.counts
+        name = f"{opened.model} · {opened.method}" if opened else "connecting …"
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(name, "bold")
+        text.append(f"   {self.rate:.1f} windows/s   dropped {counts.dropped}")
+        if counts.reconnects:
+            text.append(f"   reconnections {counts.reconnects}", "yellow")
+        return text
+
+    def _node(self, explanation: Explanation, height: int) -> list[Text]:
+        values = band.values_of(self._columns, explanation.tones)
+        head = Text(no_wrap=True, overflow="ellipsis")
+        head.append(f"node {explanation.node_id}  ", "bold")
+        head.append(f"{band.prediction_text(explanation)}  ", "cyan")
+        head.append_text(band.null_share_text(explanation.null_tone_share))
+        head.append(f"  window {explanation.window_index}", band.FAINT)
+        lines = [Text(), head, *band.bars(self._columns, values, height), Text(band.axis(self._columns), band.FAINT)]
+        running = explanation.running
+        if running is not None and running.count > 1:
+            mean = band.sparkline(self._columns, band.values_of(self._columns, np.asarray(running.mean)))
+            mean.append(f"  mean of {running.count}", band.FAINT)
+            lines.append(mean)
+        return lines

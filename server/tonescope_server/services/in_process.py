@@ -1,0 +1,69 @@
+"""The daemon's answers without a daemon: what a client would have received, byte for byte, for commands and notebooks.
+
+The engine computes, the same writer fills in the message, and the client's own reader reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tonescope import decode
+from tonescope.results import Explanation, ToneTable
+from tonescope.v1 import attribution_pb2
+from tonescope_server.csi import tones
+from tonescope_server.engine.explainer import Explainer
+from tonescope_server.engine.targets import TargetLike
+from tonescope_server.errors import TonescopeError
+from tonescope_server.live.messages import Answer, Job
+from tonescope_server.services.convert import tone_table_of
+from tonescope_server.services.explanations import ExplanationWriter
+
+
+class InProcess:
+    """One request on one model, ready for any number of windows.
+
+    Raises:
+        TonescopeError: what is wrong with the method, the target or a parameter.
+    """
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        method: str,
+        target: TargetLike,
+        parameters: Mapping[str, Any],
+        top_k: int = 8,
+        cells: bool = False,
+    ) -> None:
+        self._prepared = explainer.prepare(method, target, parameters)
+        self._writer = ExplanationWriter(explainer.model, self._prepared, top_k, cells)
+        self.table = client_table(explainer.model.table)
+
+    def explain(self, jobs: Sequence[Job]) -> list[Explanation]:
+        """Explain a batch of windows.
+
+        Raises:
+            TonescopeError: a window that cannot be explained.
+        """
+        found = self._prepared.run(np.stack([_cells(job) for job in jobs]))
+        explained = []
+        for row, job in enumerate(jobs):
+            message = attribution_pb2.Explanation()
+            self._writer.write(Answer(job, found, row, 0.0, found.compute_s / len(jobs)), message)
+            explained.append(decode.explanation(message, self.table))
+        return explained
+
+
+def client_table(table: tones.ToneTable) -> ToneTable:
+    """Return a tone table as the client has it."""
+    return decode.tone_table(tone_table_of(table))
+
+
+def _cells(job: Job) -> npt.NDArray[Any]:
+    if isinstance(job.cells, TonescopeError):
+        raise job.cells
+    return job.cells
