@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file
+
 from tonescope_server import Explainer
 from tonescope_server.demo import PLANTED_ROWS, recording_path, store_path
 from tonescope_server.demo.recording import DEMO_SCENE, demo_recording, recording_lines, steady_windows

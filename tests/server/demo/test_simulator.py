@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 import pytest
+
 from tonescope_server.csi.tones import ToneKind, tone_table
 from tonescope_server.demo.simulator import (
     MAX_PEOPLE,
