@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
+
 from tonescope_server.errors import ManifestError
 from tonescope_server.models.loading import load_model
 from tonescope_server.models.manifest import Manifest

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tonescope_server.errors import ManifestError
 from tonescope_server.models.manifest import Manifest
 

@@ -5,6 +5,7 @@ import shutil
 import threading
 
 import pytest
+
 from tonescope_server.errors import (
     ConfigurationError,
     CorruptWeightsError,

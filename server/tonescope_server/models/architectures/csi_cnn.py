@@ -92,7 +92,7 @@ class PoseNet:
 
     def matches(self, tensors: Tensors) -> bool:
         """Say whether the file has the one head of this network."""
-        return _has(tensors, "head.fc") and _has(tensors, "enc.") and not _has(tensors, "count_head.")
+        return _has(tensors, "head.fc", "enc.")
 
     def matches_adapter(self, tensors: Tensors) -> bool:
         """Say whether the file holds low-rank factors of the head's layers and nothing else."""

@@ -79,7 +79,6 @@ def set_sizes(proto: onnx.ModelProto, value: ValueInfoProto, shape: Sequence[int
             )
         if axis.dim_value and axis.dim_value != size:
             raise ManifestError(f"{where}: input.shape: expected {got} as in the graph, got {wanted}")
-        _rename(proto, axis.dim_param, size)
         axis.dim_value = size
 
 
@@ -104,16 +103,14 @@ def _values(proto: onnx.ModelProto) -> list[ValueInfoProto]:
     return [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
 
 
-def _rename(proto: onnx.ModelProto, old: str, new: str | int) -> None:
+def _rename(proto: onnx.ModelProto, old: str, new: str) -> None:
     """Replace a symbolic size wherever the graph mentions it."""
     if not old or old == new:
         return
     for value in _values(proto):
         for axis in dims(value):
-            if axis.dim_param == old and isinstance(new, int):
-                axis.dim_value = new
-            elif axis.dim_param == old:
-                axis.dim_param = str(new)
+            if axis.dim_param == old:
+                axis.dim_param = new
 
 
 def _forget_shapes(proto: onnx.ModelProto) -> None:

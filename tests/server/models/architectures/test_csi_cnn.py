@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+
 from tonescope_server.errors import CorruptWeightsError, TensorMismatchError
 from tonescope_server.models.architectures.csi_cnn import CountNet, PoseNet
 from tonescope_server.models.loading import load_model
@@ -192,6 +193,7 @@ def test_an_adapter_is_told_from_a_model(weights):
     assert pose.matches_adapter(weights.adapter())
     assert not pose.matches(weights.adapter())
     assert not pose.matches_adapter(weights.pose())
+    assert not pose.matches_adapter(weights.adapter() | {"other": weights.tensor(1)})
     assert pose.matches(weights.pose())
     assert not pose.matches(weights.count())
     assert not CountNet().matches(weights.pose())

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import onnx
 import pytest
+
 from tonescope_server.errors import TensorMismatchError
 from tonescope_server.models.architectures.residual_mlp import ResidualMlp
 from tonescope_server.models.loading import load_model

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
+
 from tonescope_server.errors import (
     CorruptWeightsError,
     ManifestError,
@@ -242,7 +243,7 @@ def test_an_opset_from_the_future_is_refused(save):
 
 
 def test_a_batch_of_another_name_is_called_batch(save):
-    model = load_model(save(shape=("N", 4, 5)))
+    model = load_model(save(shape=("N", 4, 5), output_shape=("N", 3)))
     assert model.graph.graph.inputs[0].shape[0] == "batch"
     assert model.graph.graph.outputs[0].shape[0] == "batch"
 
@@ -251,7 +252,11 @@ def test_a_batch_of_another_name_is_called_batch(save):
 def test_a_batch_fixed_at_one_is_opened_through_reshapes(target, save, run):
     nodes = dense(helper.make_node("Reshape", ["x", "target"], ["flat"]))
     tensors = {"w": WEIGHT, "b": BIAS, "target": np.int64(target)}
-    model = load_model(save(nodes=nodes, tensors=tensors, shape=(1, 4, 5)))
+
+    def note(proto):
+        proto.graph.value_info.append(helper.make_tensor_value_info("flat", TensorProto.FLOAT, (1, 20)))
+
+    model = load_model(save(nodes=nodes, tensors=tensors, shape=(1, 4, 5), output_shape=(1, 3), change=note))
     x = windows()
     np.testing.assert_allclose(run(model.graph, x)["logits"], expected(x), rtol=1e-5, atol=1e-5)
     assert model.input.shape == (-1, 4, 5)
@@ -298,6 +303,13 @@ def test_an_open_axis_needs_a_size_from_the_manifest(save):
     with pytest.raises(ManifestError, match=r'input "x" \(batch, 4, time\): axis 2 is open: state \[input\] shape'):
         load_model(path)
     assert load_model(path, manifest=Manifest.parse({"input": {"shape": [4, 5]}})).input.shape == (-1, 4, 5)
+
+
+def test_an_open_axis_gets_its_size_in_the_outputs_too(save):
+    nodes = [helper.make_node("Relu", ["x"], ["logits"])]
+    path = save(nodes=nodes, shape=("batch", 4, "time"), output_shape=("batch", 4, "time"))
+    model = load_model(path, manifest=Manifest.parse({"input": {"shape": [4, 5]}}))
+    assert model.outputs[0].shape == (-1, 4, 5)
 
 
 def test_a_shape_that_contradicts_the_graph_is_refused(save):

@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+
 from tonescope_server.errors import CorruptWeightsError, ManifestError, TensorMismatchError
 from tonescope_server.models.architectures import built_in_architectures
 from tonescope_server.models.loaders.safetensors import choose_architecture, load_safetensors, parse_tensors
