@@ -38,7 +38,7 @@ from tonescope_server.csi.cells import CellMap, cell_map
 from tonescope_server.csi.frames import Frame
 from tonescope_server.csi.tones import tone_table
 from tonescope_server.engine.explainer import installed_plugins
-from tonescope_server.errors import ParameterError, ShapeError
+from tonescope_server.errors import ParameterError
 from tonescope_server.live.messages import Job
 from tonescope_server.types import Target
 
@@ -102,11 +102,7 @@ def _jobs(file: Path, explainer: Explainer, normalise: str, hop: int, format: st
     if file.suffix not in ARRAYS:
         recording = open_file(file, explainer.host, format)
         return windows_of(recording, explainer.model, explainer.host, normalise, hop)[0]
-    array = read_arrays(file)
-    expected = ("batch", *explainer.model.cells.shape)
-    if array.ndim < 1 or array.shape[1:] != explainer.model.cells.shape:
-        raise ShapeError(f"{file.name}: expected ({', '.join(map(str, expected))}), got {array.shape}")
-    return jobs_of(array)
+    return jobs_of(read_arrays(file), explainer.model)
 
 
 def _values(jobs: list[Job], window: int) -> Any:
@@ -163,7 +159,7 @@ def show(found: list[Explanation]) -> None:
     """Show a table of windows, and over all of them the strongest tones."""
     table = Table("window", "node", "prediction", "score", "null share", "strongest tones", box=None)
     for each in found[:SHOWN]:
-        top = "  ".join(f"{tone_text(tone.tone, tone.row)} {tone.attribution:+.3g}" for tone in each.top[:4])
+        top = " ".join(tone_text(tone.tone, tone.row) for tone in each.top[:6])
         share = null_share_text(each.null_tone_share)
         share.plain = share.plain.removeprefix("null share ")
         table.add_row(str(each.window_index), str(each.node_id), prediction_text(each), f"{each.score:.4g}", share, top)

@@ -13,7 +13,9 @@ from tonescope_server import Explainer
 from tonescope_server.cli.console import progress
 from tonescope_server.demo import store_path
 from tonescope_server.engine.targets import TargetLike
+from tonescope_server.engine.windows import checked
 from tonescope_server.live.messages import Job
+from tonescope_server.models.model import Model
 from tonescope_server.services.in_process import InProcess
 
 BATCH = 32
@@ -31,9 +33,14 @@ def load(
     return Explainer.load(model, store=folder, manifest=manifest, adapter=adapter, weights=weights)
 
 
-def jobs_of(windows: npt.NDArray[Any]) -> list[Job]:
-    """Turn an array of windows into jobs, as they are."""
-    return [Job(window, index, 0.0, "none") for index, window in enumerate(windows)]
+def jobs_of(windows: npt.NDArray[Any], model: Model) -> list[Job]:
+    """Turn an array of windows into jobs, as they are.
+
+    Raises:
+        InvalidInputError: of a kind that says what is wrong with them.
+    """
+    cells = checked(model, windows)
+    return [Job(cells[index : index + 1], index, 0.0, "none") for index in range(len(cells))]
 
 
 def explain_here(

@@ -13,12 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from tonescope.results import Tone, ToneTable
 from tonescope_server.cli.console import writing
 
 POSITIVE, NEGATIVE, PILOT, PLANTED = "#2166ac", "#b2182b", "#7a7a7a", "#e6a700"
 DIVERGING = "RdBu"
+NULL_PATCH: dict[str, Any] = {"facecolor": "#f2f2f2", "edgecolor": "#c4c4c4", "hatch": "////", "lw": 0}
+MISSING_PATCH: dict[str, Any] = {"facecolor": "white", "edgecolor": "#cccccc", "hatch": "..", "lw": 0}
 DPI = 150
 
 
@@ -54,7 +57,7 @@ def band_picture(band: Band, path: Path) -> None:
         _draw_bars(each, band, tones)
         _label_frequency(each, tones, field_name=tones[0].training_field if len(fields) > 1 else "")
     axes[0].set_ylabel(band.unit)
-    _headline(figure, axes[0], band)
+    _headline(figure, band)
     _legend(figure, band)
     _save(figure, path)
 
@@ -93,7 +96,7 @@ def map_picture(
             label="attribution per cell\n(grey: the window itself)",
             pad=0.09 if seconds_per_frame else 0.02,
         )
-    _headline(figure, grid[0][0], band)
+    _headline(figure, band)
     _legend(figure, band)
     _save(figure, path)
 
@@ -118,10 +121,9 @@ def _draw_bars(axes: Axes, band: Band, tones: Sequence[Tone]) -> None:
     x = np.array([_x(tone) for tone in tones])
     rows = [tone.row for tone in tones]
     values = np.asarray(band.tones)[rows]
+    _hatch(axes, tones)
     for tone in tones:
-        if tone.kind == "null":
-            axes.axvspan(_x(tone) - 0.5, _x(tone) + 0.5, facecolor="#f2f2f2", edgecolor="#c4c4c4", hatch="////", lw=0)
-        elif tone.kind == "pilot":
+        if tone.kind == "pilot":
             axes.axvline(_x(tone), color=PILOT, lw=0.9, ls=(0, (2, 2)), zorder=0)
     axes.bar(x, values, width=0.82, color=np.where(values < 0, NEGATIVE, POSITIVE), zorder=2)
     if band.error is not None:
@@ -140,7 +142,7 @@ def _draw_bars(axes: Axes, band: Band, tones: Sequence[Tone]) -> None:
         )
         axes.tick_params(axis="x", pad=8)
     axes.axhline(0, color="#444444", lw=0.8, zorder=3)
-    axes.set_xlim(x.min() - 0.7, x.max() + 0.7)
+    axes.set_xlim(x.min() - 0.5, x.max() + 0.5)
     axes.margins(y=0.08)
     axes.spines[["right"]].set_visible(False)
     axes.grid(axis="y", color="#e5e5e5", lw=0.6, zorder=-1)
@@ -151,14 +153,39 @@ def _draw_map(
     axes: Axes, tones: Sequence[Tone], cells: npt.NDArray[Any], amplitudes: npt.NDArray[Any], limit: float
 ) -> Any:
     """Lay the attribution over the waterfall: the stronger, the less grey shows through."""
-    rows = [tone.row for tone in tones]
-    x = np.array([_x(tone) for tone in tones])
-    edges = np.append(x - 0.5, x[-1] + 0.5)
+    first, last = _x(tones[0]), _x(tones[-1])
+    shape = len(cells), last - first + 1
+    grey, shown = np.full(shape, np.nan), np.full(shape, np.nan)
+    for tone in tones:
+        if tone.kind != "null":
+            grey[:, _x(tone) - first] = amplitudes[:, tone.row]
+        if tone.kind != "null" or cells[:, tone.row].any():
+            shown[:, _x(tone) - first] = cells[:, tone.row]
+    edges = np.arange(first, last + 2) - 0.5
     frames = np.arange(len(cells) + 1) - 0.5
-    axes.pcolormesh(edges, frames, amplitudes[:, rows], cmap="Greys", alpha=0.75)
-    shown = cells[:, rows]
-    opacity = np.clip(np.abs(shown) / limit, 0, 1) ** 0.5
-    return axes.pcolormesh(edges, frames, shown, cmap=DIVERGING, vmin=-limit, vmax=limit, alpha=opacity)
+    _hatch(axes, tones)
+    axes.pcolormesh(edges, frames, np.ma.masked_invalid(grey), cmap="Greys", alpha=0.75)
+    opacity = np.nan_to_num(np.clip(np.abs(shown) / limit, 0, 1) ** 0.5)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    picture = np.ma.masked_invalid(shown)
+    return axes.pcolormesh(edges, frames, picture, cmap=DIVERGING, vmin=-limit, vmax=limit, alpha=opacity)
+
+
+def _hatch(axes: Axes, tones: Sequence[Tone]) -> None:
+    """Hatch the null tones, and dot the indices that the layout does not have."""
+    nulls = {_x(tone) for tone in tones if tone.kind == "null"}
+    for x in range(_x(tones[0]), _x(tones[-1]) + 1):
+        if x in nulls:
+            axes.axvspan(x - 0.5, x + 0.5, **NULL_PATCH)
+    for x in _missing(tones):
+        axes.axvspan(x - 0.5, x + 0.5, **MISSING_PATCH)
+
+
+def _missing(tones: Sequence[Tone]) -> set[int]:
+    """Give the indices between the first and the last that belong to no tone, where only some are left out."""
+    indices = [_x(tone) for tone in tones]
+    missing = set(range(indices[0], indices[-1] + 1)) - set(indices)
+    return missing - {0} if len(missing) < len(indices) // 2 else set()
 
 
 def _index_label(tones: Sequence[Tone]) -> str:
@@ -198,10 +225,13 @@ def _label_seconds(axes: Axes, seconds_per_frame: float) -> None:
     right.set_ylabel("seconds")
 
 
-def _headline(figure: Figure, first: Axes, band: Band) -> None:
-    figure.suptitle(band.title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-    figure.text(0.01, 0.0, band.subtitle, ha="left", va="bottom", fontsize=8, color="#555555")
-    first.figure.get_layout_engine().set(rect=(0, 0.045, 1, 0.955))  # type: ignore[union-attr,call-arg]
+def _headline(figure: Figure, band: Band) -> None:
+    """Write the two lines above everything; the drawing keeps clear of them, whatever the figure's height."""
+    height = figure.get_figheight()
+    figure.text(0.012, 1 - 0.12 / height, band.title, ha="left", va="top", fontsize=13, fontweight="bold")
+    figure.text(0.012, 1 - 0.38 / height, band.subtitle, ha="left", va="top", fontsize=8.5, color="#555555")
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(0, 0, 1, 1 - 0.6 / height))
 
 
 def _legend(figure: Figure, band: Band) -> None:
@@ -212,14 +242,16 @@ def _legend(figure: Figure, band: Band) -> None:
     else:
         marks = [Patch(color=POSITIVE, label="attribution")]
     if "null" in kinds:
-        marks.append(Patch(facecolor="#f2f2f2", edgecolor="#c4c4c4", hatch="////", label="null tone"))
+        marks.append(Patch(**NULL_PATCH, label="null tone"))
+    if any(_missing(tones) for tones in _fields(band.table)):
+        marks.append(Patch(**MISSING_PATCH, label="not recorded"))
     if "pilot" in kinds:
         marks.append(Line2D([], [], color=PILOT, lw=0.9, ls=(0, (2, 2)), label="pilot"))
     if band.planted:
         marks.append(Line2D([], [], marker="^", color=PLANTED, ls="", ms=5, label="planted tone"))
     if band.error is not None:
         marks.append(Line2D([], [], marker="|", color="#333333", ls="", ms=9, label="± standard error"))
-    figure.legend(handles=marks, loc="outside upper right", ncols=len(marks), frameon=False, fontsize=8)
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False, fontsize=8)
 
 
 def _save(figure: Figure, path: Path) -> None:

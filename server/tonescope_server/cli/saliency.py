@@ -174,7 +174,7 @@ def draw(
     band_picture(
         Band(
             title="Which tones the model's answer depends on",
-            subtitle=f"{source} · {report['model']} · mean {METHOD} over {report['n_samples']} windows",
+            subtitle=f"{source} · {Path(report['model']).name} · mean {METHOD} over {report['n_samples']} windows",
             table=found[0].tone_table,
             tones=values.mean(axis=0),
             error=error,

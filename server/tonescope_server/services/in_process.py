@@ -49,7 +49,7 @@ class InProcess:
         Raises:
             TonescopeError: a window that cannot be explained.
         """
-        found = self._prepared.run(np.stack([_cells(job) for job in jobs]))
+        found = self._prepared.run(np.concatenate([_cells(job) for job in jobs]))
         explained = []
         for row, job in enumerate(jobs):
             message = attribution_pb2.Explanation()
