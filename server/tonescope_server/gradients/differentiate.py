@@ -49,7 +49,8 @@ def differentiate(
     graph = clone.graph
     values = values_by_name(graph)
     by = [named(values, name) for name in wrt]
-    chosen = [v for v in graph.outputs if is_float(v) and (outputs is None or v.name in outputs)]
+    offered = {str(v.name): v for v in graph.outputs if is_float(v)}
+    chosen = list(offered.values()) if outputs is None else [named(offered, name) for name in outputs]
     seeds: dict[ir.Value, ir.Value] = {}
     for output in chosen:
         seed = ir.Value(name=COTANGENT + str(output.name), shape=output.shape, type=output.type)

@@ -60,6 +60,12 @@ class Var:
         """Average over one axis of ``shape``, counted from 0."""
         return self._reduced("ReduceMean", axis)
 
+    def slice(self, axis: int, start: int, stop: int) -> Var:
+        """Take a stretch of one axis of ``shape``, counted from 0; the axis must be as long as that."""
+        context = self.tape.context
+        value = context.op("Slice", self.value, context.ints([start]), context.ints([stop]), context.ints([axis + 1]))
+        return Var(self.tape, value, (*self.shape[:axis], stop - start, *self.shape[axis + 1 :]))
+
     def unsqueeze(self, axis: int) -> Var:
         """Insert an axis of size one into ``shape``."""
         value = self.tape.context.op("Unsqueeze", self.value, self.tape.context.ints([axis + 1]))
@@ -345,8 +351,7 @@ class Tape:
         context = self.context
         one = context.op("Unsqueeze", weights, context.ints([1]))
         whole = context.op("Expand", one, context.op("Concat", per_window, context.ints([1]), axis=0))
-        width = context.dims(flat)[1]
-        return context.op("Reshape", whole, context.ints([-1, width if isinstance(width, int) else 0]))
+        return context.op("Flatten", whole, axis=2)
 
     def _pulled(self, cotangents: dict[ir.Value, ir.Value], by: Sequence[ir.Value], rule_set: str) -> list[ir.Value]:
         self.rule_set_used = rule_set

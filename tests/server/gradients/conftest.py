@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -84,3 +85,28 @@ def agrees() -> Callable[..., None]:
 def make_case() -> Callable[..., onnx.ModelProto]:
     """Return the builder of one-input, one-output models."""
     return build
+
+
+@pytest.fixture(scope="session")
+def agrees_exactly() -> Callable[..., None]:
+    """Return a check of linear operators: the gradient equals the Jacobian without any tolerance.
+
+    A linear operator's answers to unit vectors are its Jacobian, and on small integers float32 is exact.
+    """
+
+    def check(model: onnx.ModelProto, shape: Sequence[int], *, reference: bool = True) -> None:
+        graph = ir.to_proto(differentiate(ir.from_proto(model), ["x"]))
+        session = ort.InferenceSession(graph.SerializeToString())
+        plain: Any = ReferenceEvaluator(model) if reference else ort.InferenceSession(model.SerializeToString())
+        generator = np.random.default_rng(5)
+        x = generator.integers(-3, 4, (2, *shape)).astype(np.float32)
+        y = plain.run(None, {"x": x})[0]
+        cotangent = generator.integers(-3, 4, y.shape).astype(np.float32)
+        got = session.run(["gradient:x"], {"x": x, "cotangent:y": cotangent})[0]
+        size = int(np.prod(shape))
+        units = np.eye(size, dtype=np.float32).reshape(size, *shape)
+        origin = plain.run(None, {"x": np.zeros((1, *shape), np.float32)})[0]
+        columns = (plain.run(None, {"x": units})[0] - origin).reshape(size, -1)
+        np.testing.assert_array_equal(got.reshape(2, -1), cotangent.reshape(2, -1) @ columns.T)
+
+    return check

@@ -7,11 +7,13 @@ from tonescope_server.gradients.rules import (
     activation,
     convolution,
     elementwise,
+    indexing,
     matmul,
     normalization,
     pooling,
     reduction,
     shape,
+    unary,
 )
 from tonescope_server.marker import hookimpl
 
@@ -20,12 +22,14 @@ STANDARD = RuleSet(
     {
         **elementwise.RULES,
         **activation.RULES,
+        **unary.RULES,
         **matmul.RULES,
         **convolution.RULES,
         **pooling.RULES,
         **normalization.RULES,
         **reduction.RULES,
         **shape.RULES,
+        **indexing.RULES,
     },
     summary="The gradient itself.",
 )

@@ -67,6 +67,62 @@ def _back(ctx: Context, node: ir.Node, index: int, cotangent: ir.Value) -> ir.Va
     return ctx.unbroadcast(cotangent, operand, node.outputs[0]) if ctx.need(operand) else None
 
 
+def power(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``d(aᵇ) = b·aᵇ⁻¹·da + aᵇ·log a·db``."""
+    g = required(cotangents[0])
+    a, b = required(node.inputs[0]), required(node.inputs[1])
+    found: list[ir.Value | None] = [None, None]
+    exponent = b if ctx.dtype(a) == ctx.dtype(b) else ctx.op("Cast", b, to=int(ctx.dtype(a)))
+    if ctx.need(a):
+        less = ctx.op("Sub", exponent, ctx.scalar(1.0, a))
+        found[0] = _back(ctx, node, 0, ctx.op("Mul", g, ctx.op("Mul", exponent, ctx.op("Pow", a, less))))
+    if ctx.need(b):
+        found[1] = _back(ctx, node, 1, ctx.op("Mul", g, ctx.op("Mul", node.outputs[0], ctx.op("Log", a))))
+    return found
+
+
+def where(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``g`` to the operand that was chosen, zero to the other."""
+    g, condition = required(cotangents[0]), required(node.inputs[0])
+    zero = ctx.scalar(0.0, g)
+    return [
+        None,
+        _back(ctx, node, 1, ctx.op("Where", condition, g, zero)) if ctx.need(node.inputs[1]) else None,
+        _back(ctx, node, 2, ctx.op("Where", condition, zero, g)) if ctx.need(node.inputs[2]) else None,
+    ]
+
+
+def extreme(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``g`` to the operand that is the maximum (minimum), in equal parts where several are; serves Max and Min."""
+    g = required(cotangents[0])
+    dtype = int(ctx.dtype(g))
+    hits = [ctx.op("Cast", ctx.op("Equal", v, node.outputs[0]), to=dtype) for v in node.inputs]
+    if len(hits) > 1:
+        g = ctx.op("Div", g, ctx.op("Sum", *hits))
+    return [
+        _back(ctx, node, i, ctx.op("Mul", g, hit)) if ctx.need(node.inputs[i]) else None for i, hit in enumerate(hits)
+    ]
+
+
+def several_sum(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``g`` to every operand; for Mean, over their number."""
+    g = required(cotangents[0])
+    if node.op_type == "Mean":
+        g = ctx.op("Div", g, ctx.scalar(float(len(node.inputs)), g))
+    return [_back(ctx, node, i, g) for i in range(len(node.inputs))]
+
+
+def modulo(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``d(a mod b) = da − [a/b]·db``, the quotient truncated, as fmod does for floating point."""
+    g = required(cotangents[0])
+    a, b = required(node.inputs[0]), required(node.inputs[1])
+    found: list[ir.Value | None] = [_back(ctx, node, 0, g), None]
+    if ctx.need(b):
+        quotient = ctx.op("Div", ctx.op("Sub", a, node.outputs[0]), b)
+        found[1] = _back(ctx, node, 1, ctx.op("Neg", ctx.op("Mul", g, ctx.op("Round", quotient))))
+    return found
+
+
 RULES: dict[str, Rule] = {
     "Add": add,
     "Sub": sub,
@@ -74,4 +130,13 @@ RULES: dict[str, Rule] = {
     "Div": div,
     "Identity": identity,
     "Cast": cast,
+    "CastLike": cast,
+    "Pow": power,
+    "Where": where,
+    "Max": extreme,
+    "Min": extreme,
+    "Sum": several_sum,
+    "Mean": several_sum,
+    "Mod": modulo,
+    "Dropout": identity,
 }

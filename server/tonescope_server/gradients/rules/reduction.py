@@ -1,4 +1,4 @@
-"""Sums and means over axes."""
+"""Reductions over axes: sums, means, extremes, products and norms."""
 
 from __future__ import annotations
 
@@ -45,6 +45,60 @@ def _spread(ctx: Context, node: ir.Node, g: ir.Value, count: ir.Value | None) ->
     return ctx.mark_unexpanded(g)
 
 
+def reduce_extreme(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``g`` to the maximum (minimum), in equal parts where several are; serves ReduceMax and ReduceMin."""
+    x = required(node.inputs[0])
+    g, y = _kept(ctx, node, required(cotangents[0])), _kept(ctx, node, node.outputs[0])
+    hits = ctx.op("Cast", ctx.op("Equal", x, y), to=int(ctx.dtype(x)))
+    axes = _axes(ctx, node)
+    count = ctx.op("ReduceSum", hits, ctx.ints(range(ctx.rank(x)) if axes is None else axes), keepdims=1)
+    return [ctx.op("Mul", hits, ctx.op("Div", g, count))]
+
+
+def reduce_product(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``g · Π of the others``, without dividing by zero: where one factor is zero, only it gets anything."""
+    x = required(node.inputs[0])
+    g, y = _kept(ctx, node, required(cotangents[0])), _kept(ctx, node, node.outputs[0])
+    axes = _axes(ctx, node)
+    where = ctx.ints(range(ctx.rank(x)) if axes is None else axes)
+    one, zero = ctx.scalar(1.0, x), ctx.scalar(0.0, x)
+    is_zero = ctx.op("Equal", x, zero)
+    zeros = ctx.op("ReduceSum", ctx.op("Cast", is_zero, to=int(ctx.dtype(x))), where, keepdims=1)
+    without = ctx.op("ReduceProd", ctx.op("Where", is_zero, one, x), where, keepdims=1)
+    alone = ctx.op("Where", ctx.op("Equal", zeros, one), without, zero)
+    others = ctx.op("Where", is_zero, alone, ctx.op("Div", y, ctx.op("Where", is_zero, one, x)))
+    return [ctx.op("Mul", g, others)]
+
+
+def reduce_l1(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``g · sign x``."""
+    x = required(node.inputs[0])
+    return [ctx.op("Mul", _kept(ctx, node, required(cotangents[0])), ctx.op("Sign", x))]
+
+
+def reduce_l2(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``g · x / ‖x‖``, and 0 at the origin."""
+    x = required(node.inputs[0])
+    g, y = _kept(ctx, node, required(cotangents[0])), _kept(ctx, node, node.outputs[0])
+    safe = ctx.op("Where", ctx.op("Equal", y, ctx.scalar(0.0, x)), ctx.scalar(1.0, x), y)
+    return [ctx.op("Mul", x, ctx.op("Div", g, safe))]
+
+
+def reduce_log_sum_exp(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``g · exp(x − y)``."""
+    x = required(node.inputs[0])
+    g, y = _kept(ctx, node, required(cotangents[0])), _kept(ctx, node, node.outputs[0])
+    return [ctx.op("Mul", g, ctx.op("Exp", ctx.op("Sub", x, y)))]
+
+
+def _kept(ctx: Context, node: ir.Node, value: ir.Value) -> ir.Value:
+    """Return a result, or its cotangent, with the reduced axes put back as ones."""
+    axes = _axes(ctx, node)
+    if ctx.attribute(node, "keepdims", 1) or axes == []:
+        return value
+    return ctx.op("Unsqueeze", value, ctx.ints(range(ctx.rank(required(node.inputs[0]))) if axes is None else axes))
+
+
 def _axes(ctx: Context, node: ir.Node) -> list[int] | None:
     """Return the reduced axes, counted from the front; None for all, an empty list for none."""
     given = node.inputs[1] if len(node.inputs) > 1 else None
@@ -57,4 +111,13 @@ def _axes(ctx: Context, node: ir.Node) -> list[int] | None:
     return sorted(int(a) % rank for a in found.ravel())
 
 
-RULES: dict[str, Rule] = {"ReduceSum": reduce_sum, "ReduceMean": reduce_mean}
+RULES: dict[str, Rule] = {
+    "ReduceSum": reduce_sum,
+    "ReduceMean": reduce_mean,
+    "ReduceMax": reduce_extreme,
+    "ReduceMin": reduce_extreme,
+    "ReduceProd": reduce_product,
+    "ReduceL1": reduce_l1,
+    "ReduceL2": reduce_l2,
+    "ReduceLogSumExp": reduce_log_sum_exp,
+}

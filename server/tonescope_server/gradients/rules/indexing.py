@@ -1,0 +1,292 @@
+"""Operators that pick elements out or put them in: Gather and Scatter in their kinds, Slice, Split, TopK, Pad, Expand.
+
+What picks by position gives back by adding at that position: an element picked twice gets both cotangents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from tonescope_server.gradients.context import Context
+from tonescope_server.gradients.rule_set import Cotangents, Rule
+from tonescope_server.gradients.rules.elementwise import required
+
+
+def gather(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Add each picked slice back where it came from."""
+    x, indices, g = required(node.inputs[0]), required(node.inputs[1]), required(cotangents[0])
+    axis = ctx.attribute(node, "axis", 0) % ctx.rank(x)
+    rank = ctx.rank(indices)
+    known, size = ctx.value_of(indices), ctx.dims(x)[axis]
+    if known is not None and known.size == 1 and isinstance(size, int):
+        # One slice, such as a class token: padding with zeros is far cheaper than scattering.
+        at = int(known.ravel()[0]) % size
+        back = ctx.op("Unsqueeze", g, ctx.ints([axis])) if rank == 0 else g
+        if rank > 1:
+            back = ctx.op("Squeeze", g, ctx.ints(range(axis, axis + rank - 1)))
+        return [_padded(ctx, back, axis, at, size - at - 1, x)]
+    flat = ctx.op("Reshape", indices, ctx.ints([-1]))
+    shape = ctx.op("Shape", g)
+    if rank != 1:
+        before, after = ctx.op("Shape", g, start=0, end=axis), ctx.op("Shape", g, start=axis + rank)
+        shape = ctx.op("Concat", before, ctx.ints([-1]), after, axis=0)
+        g = ctx.op("Reshape", g, shape)
+    return [scatter_along(ctx, g, flat, x, axis)]
+
+
+def scatter_along(ctx: Context, g: ir.Value, indices: ir.Value, x: ir.Value, axis: int) -> ir.Value:
+    """Add slice i of ``g`` along ``axis`` to slice ``indices[i]`` of zeros of ``x``'s shape."""
+    order = [axis, *(a for a in range(ctx.rank(x)) if a != axis)]
+    turn = axis != 0
+    front = ctx.op("Transpose", g, perm=order) if turn else g
+    shape = ctx.shape_of(x)
+    if turn:
+        shape = ctx.op("Gather", shape, ctx.ints(order), axis=0)
+    zeros = ctx.op("Expand", ctx.scalar(0.0, x), shape)
+    summed = ctx.op("ScatterND", zeros, ctx.op("Unsqueeze", indices, ctx.ints([1])), front, reduction="add")
+    if turn:
+        summed = ctx.op("Transpose", summed, perm=[order.index(a) for a in range(len(order))])
+    return summed
+
+
+def gather_elements(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Add each element back at its index along the axis."""
+    x, indices = required(node.inputs[0]), required(node.inputs[1])
+    zeros = ctx.op("Expand", ctx.scalar(0.0, x), ctx.shape_of(x))
+    axis = ctx.attribute(node, "axis", 0)
+    return [ctx.op("ScatterElements", zeros, indices, cotangents[0], axis=axis, reduction="add")]
+
+
+def gather_nd(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Add each picked slice back at its position."""
+    if ctx.attribute(node, "batch_dims", 0):
+        raise ctx.unsupported(node, "batch_dims other than 0")
+    x, indices = required(node.inputs[0]), required(node.inputs[1])
+    zeros = ctx.op("Expand", ctx.scalar(0.0, x), ctx.shape_of(x))
+    return [ctx.op("ScatterND", zeros, indices, cotangents[0], reduction="add")]
+
+
+def scatter_elements(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """What was overwritten gets nothing; what was put in, or added, gets the cotangent at its index."""
+    data, indices, updates = (required(v) for v in node.inputs[:3])
+    g, axis = required(cotangents[0]), ctx.attribute(node, "axis", 0)
+    kept = g
+    if _reduction(ctx, node) == "none":
+        blank = ctx.op("Expand", ctx.scalar(0.0, updates), ctx.shape_of(updates))
+        kept = ctx.op("ScatterElements", g, indices, blank, axis=axis)
+    put = ctx.op("GatherElements", g, indices, axis=axis) if ctx.need(updates) else None
+    return [kept if ctx.need(data) else None, None, put]
+
+
+def scatter_nd(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """As for ScatterElements, by positions."""
+    data, indices, updates = (required(v) for v in node.inputs[:3])
+    g = required(cotangents[0])
+    kept = g
+    if _reduction(ctx, node) == "none":
+        blank = ctx.op("Expand", ctx.scalar(0.0, updates), ctx.shape_of(updates))
+        kept = ctx.op("ScatterND", g, indices, blank)
+    put = ctx.op("GatherND", g, indices) if ctx.need(updates) else None
+    return [kept if ctx.need(data) else None, None, put]
+
+
+def _reduction(ctx: Context, node: ir.Node) -> str:
+    reduction = str(ctx.attribute(node, "reduction", "none"))
+    if reduction not in ("none", "add"):
+        raise ctx.unsupported(node, f"reduction '{reduction}': expected none or add")
+    return reduction
+
+
+def slice_(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Put the slice back among zeros."""
+    x, g = required(node.inputs[0]), required(cotangents[0])
+    starts, ends = required(node.inputs[1]), required(node.inputs[2])
+    axes = _slice_axes(ctx, node, x)
+    plain = _plain_slice(ctx, node, x, axes)
+    if plain is not None:
+        for axis, before, after in plain:
+            g = _padded(ctx, g, axis, before, after, None)
+        return [g]
+    steps = node.inputs[4] if len(node.inputs) > 4 else None
+    for i, axis in enumerate(axes):
+        # The same slice, taken of the positions themselves, says where each element came from.
+        size = ctx.op("Squeeze", ctx.op("Shape", x, start=axis, end=axis + 1), ctx.ints([0]))
+        positions = ctx.op("Range", ctx.constant(np.int64(0)), size, ctx.constant(np.int64(1)))
+        one = ctx.ints([i])
+        part = [ctx.op("Cast", ctx.op("Gather", v, one), to=int(ir.DataType.INT64)) for v in (starts, ends)]
+        stride = ctx.ints([1]) if steps is None else ctx.op("Gather", steps, one)
+        stride = ctx.op("Cast", stride, to=int(ir.DataType.INT64))
+        picked = ctx.op("Slice", positions, *part, ctx.ints([0]), stride)
+        g = _scatter_widen(ctx, g, picked, size, axis, ctx.rank(x))
+    return [g]
+
+
+def _slice_axes(ctx: Context, node: ir.Node, x: ir.Value) -> list[int]:
+    given = node.inputs[3] if len(node.inputs) > 3 else None
+    if given is None:
+        return list(range(int(ctx.dims(required(node.inputs[1]))[0])))  # type: ignore[arg-type]
+    known = ctx.value_of(given)
+    if known is None:
+        raise ctx.unsupported(node, "its axes are computed at run time, and constant ones are needed")
+    return [int(a) % ctx.rank(x) for a in known.ravel()]
+
+
+def _plain_slice(ctx: Context, node: ir.Node, x: ir.Value, axes: Sequence[int]) -> list[tuple[int, int, int]] | None:
+    """Return (axis, left out before, left out after) where all is known and every step is one."""
+    found = [ctx.value_of(v) for v in node.inputs[1:3]]
+    steps = ctx.value_of(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4] is not None else 1
+    sizes = [ctx.dims(x)[a] for a in axes]
+    if found[0] is None or found[1] is None or steps is None or not all(isinstance(s, int) for s in sizes):
+        return None
+    if not np.all(np.asarray(steps) == 1):
+        return None
+    plain = []
+    for axis, size, start, end in zip(axes, sizes, found[0].ravel(), found[1].ravel(), strict=True):
+        first, last, _ = slice(int(start), int(end)).indices(int(str(size)))
+        plain.append((axis, first, int(str(size)) - max(last, first)))
+    return plain
+
+
+def _scatter_widen(ctx: Context, g: ir.Value, picked: ir.Value, size: ir.Value, axis: int, rank: int) -> ir.Value:
+    """Spread ``g`` along one axis to ``size`` slices, slice i to position ``picked[i]``."""
+    order = [axis, *(a for a in range(rank) if a != axis)]
+    front = ctx.op("Transpose", g, perm=order)
+    shape = ctx.op("Concat", ctx.op("Unsqueeze", size, ctx.ints([0])), ctx.op("Shape", front, start=1), axis=0)
+    zeros = ctx.op("Expand", ctx.op("CastLike", ctx.constant(0.0, np.float32), g), shape)
+    wide = ctx.op("ScatterND", zeros, ctx.op("Unsqueeze", picked, ctx.ints([1])), front)
+    return ctx.op("Transpose", wide, perm=[order.index(a) for a in range(rank)])
+
+
+def _padded(ctx: Context, g: ir.Value, axis: int, before: int, after: int, like: ir.Value | None) -> ir.Value:
+    if not before and not after:
+        return g
+    padded = ctx.op("Pad", g, ctx.ints([before, after]), None, ctx.ints([axis]))
+    return padded if like is None else ctx.typed(padded, like)
+
+
+def split(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Join the cotangents; a part that nothing used gets zeros."""
+    axis = ctx.attribute(node, "axis", 0)
+    parts = [
+        ctx.op("Expand", ctx.scalar(0.0, part), ctx.shape_of(part)) if g is None else g
+        for g, part in zip(cotangents, node.outputs, strict=True)
+    ]
+    return [ctx.op("Concat", *parts, axis=axis)]
+
+
+def expand(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Sum over the axes that were broadcast."""
+    return [ctx.unbroadcast(required(cotangents[0]), required(node.inputs[0]), node.outputs[0])]
+
+
+def tile(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Sum over the copies."""
+    x, repeats = required(node.inputs[0]), required(node.inputs[1])
+    rank = ctx.rank(x)
+    # (r0, d0, r1, d1, …): each axis split into its copies and its own extent, then the copies summed.
+    pairs = ctx.op(
+        "Concat",
+        ctx.op("Unsqueeze", repeats, ctx.ints([1])),
+        ctx.op("Unsqueeze", ctx.op("Shape", x), ctx.ints([1])),
+        axis=1,
+    )
+    apart = ctx.op("Reshape", cotangents[0], ctx.op("Reshape", pairs, ctx.ints([-1])))
+    return [ctx.op("ReduceSum", apart, ctx.ints(range(0, 2 * rank, 2)), keepdims=0)]
+
+
+def pad(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Cut the padding off; in the modes that repeat elements, add it back to those."""
+    x, g = required(node.inputs[0]), required(cotangents[0])
+    rank, mode = ctx.rank(x), ctx.attribute(node, "mode", "constant")
+    given = node.inputs[3] if len(node.inputs) > 3 else None
+    known = ctx.value_of(given)
+    if given is not None and known is None:
+        raise ctx.unsupported(node, "its axes are computed at run time, and constant ones are needed")
+    axes = list(range(rank)) if known is None else [int(a) % rank for a in known.ravel()]
+    pads = required(node.inputs[1])
+    amounts = ctx.value_of(pads)
+    for i, axis in enumerate(axes):
+        if amounts is not None and not amounts.ravel()[i] and not amounts.ravel()[len(axes) + i]:
+            continue
+        pair = ctx.op("Gather", pads, ctx.ints([i, len(axes) + i]))
+        size = ctx.op("Squeeze", ctx.op("Shape", x, start=axis, end=axis + 1), ctx.ints([0]))
+        positions = ctx.op("Range", ctx.constant(np.int64(0)), size, ctx.constant(np.int64(1)))
+        g = _unpadded(ctx, g, positions, pair, size, axis, rank, mode)
+    return [ctx.typed(g, x)]
+
+
+def _unpadded(
+    ctx: Context, g: ir.Value, positions: ir.Value, pair: ir.Value, size: ir.Value, axis: int, rank: int, mode: str
+) -> ir.Value:
+    """Undo one axis of a Pad. Padding the positions themselves says which element each result came from.
+
+    Constant padding is marked by a position past the end, where a spare slice takes what is thrown away.
+    """
+    spare = ctx.op("Unsqueeze", size, ctx.ints([0]))
+    value = ctx.op("Squeeze", spare, ctx.ints([0])) if mode == "constant" else None
+    source = ctx.op("Pad", positions, pair, value, mode=mode)
+    order = [axis, *(a for a in range(rank) if a != axis)]
+    front = ctx.op("Transpose", g, perm=order)
+    more = ctx.op("Add", spare, ctx.ints([1]))
+    shape = ctx.op("Concat", more, ctx.op("Shape", front, start=1), axis=0)
+    zeros = ctx.op("Expand", ctx.op("CastLike", ctx.constant(0.0, np.float32), g), shape)
+    summed = ctx.op("ScatterND", zeros, ctx.op("Unsqueeze", source, ctx.ints([1])), front, reduction="add")
+    kept = ctx.op("Slice", summed, ctx.ints([0]), spare, ctx.ints([0]))
+    return ctx.op("Transpose", kept, perm=[order.index(a) for a in range(rank)])
+
+
+def top_k(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Send each value's cotangent to where the value came from."""
+    x = required(node.inputs[0])
+    axis = ctx.attribute(node, "axis", -1)
+    zeros = ctx.op("Expand", ctx.scalar(0.0, x), ctx.shape_of(x))
+    return [ctx.op("ScatterElements", zeros, node.outputs[1], cotangents[0], axis=axis, reduction="add")]
+
+
+def trilu(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Keep the same triangle."""
+    return [ctx.op("Trilu", cotangents[0], *node.inputs[1:2], upper=ctx.attribute(node, "upper", 1))]
+
+
+def cumulative_sum(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Sum cumulatively from the other end."""
+    reverse, exclusive = ctx.attribute(node, "reverse", 0), ctx.attribute(node, "exclusive", 0)
+    return [ctx.op("CumSum", cotangents[0], node.inputs[1], reverse=1 - reverse, exclusive=exclusive)]
+
+
+def depth_to_space(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Move the elements back; in CRD order by hand, as SpaceToDepth knows only the other."""
+    x, block = required(node.inputs[0]), ctx.attribute(node, "blocksize")
+    if ctx.attribute(node, "mode", "DCR") == "DCR":
+        return [ctx.op("SpaceToDepth", cotangents[0], blocksize=block)]
+    channels, height, width = ctx.static_dims(node, x, 1, "mode CRD")
+    apart = ctx.op("Reshape", cotangents[0], ctx.ints([-1, channels // block**2, height, block, width, block]))
+    turned = ctx.op("Transpose", apart, perm=[0, 1, 3, 5, 2, 4])
+    return [ctx.op("Reshape", turned, ctx.ints([-1, channels, height, width]))]
+
+
+def space_to_depth(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Move the elements back."""
+    return [ctx.op("DepthToSpace", cotangents[0], blocksize=ctx.attribute(node, "blocksize"))]
+
+
+RULES: dict[str, Rule] = {
+    "Gather": gather,
+    "GatherElements": gather_elements,
+    "GatherND": gather_nd,
+    "ScatterElements": scatter_elements,
+    "ScatterND": scatter_nd,
+    "Slice": slice_,
+    "Split": split,
+    "Expand": expand,
+    "Tile": tile,
+    "Pad": pad,
+    "TopK": top_k,
+    "Trilu": trilu,
+    "CumSum": cumulative_sum,
+    "DepthToSpace": depth_to_space,
+    "SpaceToDepth": space_to_depth,
+}
