@@ -188,7 +188,7 @@ def _assemble(files: _Files, loaded: LoadedGraph) -> Model:
             f"window.frames is taken to be {resolved.window.frames}: the weights fit any",
         )
     resolved = resolved.filled(
-        model=stated.model.filled(weights=where),
+        model=stated.model.filled(name=name, version=version, weights=where),
         input=resolved.input.filled(name=explained.name),
     )
     return Model(

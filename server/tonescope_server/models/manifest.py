@@ -36,8 +36,8 @@ class Section(BaseModel):
         return key in self.model_fields_set
 
     def filled(self: S, **values: object) -> S:
-        """Return a copy with these values filled in."""
-        return self.model_copy(update=values)
+        """Return a copy with these values filled in; :meth:`states` still tells what the file itself states."""
+        return self.model_construct(_fields_set=set(self.model_fields_set), **(dict(self) | values))
 
 
 class ModelSection(Section):

@@ -14,9 +14,6 @@ from tonescope_server.csi.cells import CellMap
 from tonescope_server.csi.tones import ToneTable
 from tonescope_server.models.manifest import Manifest
 
-BATCH = "batch"
-"""The name of the symbolic first axis of every input and output."""
-
 
 @dataclass(frozen=True)
 class TensorSpec:

@@ -45,6 +45,8 @@ def test_arguments_win_over_the_manifest(folder, weights, write, run):
 def test_name_and_version_come_from_the_manifest_or_the_file(folder):
     model = load_model(folder)
     assert (model.name, model.version) == ("pose", "1")
+    assert (model.manifest.model.name, model.manifest.model.version) == ("pose", "1")
+    assert not model.manifest.model.states("name")
     state(folder, 'weights = "pose.safetensors"\nname = "joints"\nversion = "2.1"')
     model = load_model(folder)
     assert (model.name, model.version) == ("joints", "2.1")

@@ -52,12 +52,11 @@ def dims(value: ValueInfoProto) -> list[TensorShapeProto.Dimension]:
     return list(value.type.tensor_type.shape.dim)
 
 
-def set_sizes(proto: onnx.ModelProto, value: ValueInfoProto, shape: Sequence[int], where: str) -> None:
+def set_sizes(value: ValueInfoProto, shape: Sequence[int], where: str) -> None:
     """Give every axis but the first a size: the graph's own, or where it is open the manifest's.
 
     Args:
-        proto: changed in place.
-        value: the explained input.
+        value: the explained input, changed in place.
         shape: the input's shape without the batch axis; empty means the graph's own.
         where: opens every message.
 

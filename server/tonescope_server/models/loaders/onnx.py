@@ -187,7 +187,7 @@ def _any_batch(
 ) -> onnx.ModelProto:
     """Make the first axis of the input symbolic, where the graph still answers every window by itself."""
     value = _explained_input(proto, name, where)
-    batch.set_sizes(proto, value, shape, where)
+    batch.set_sizes(value, shape, where)
     original = onnx.ModelProto()
     original.CopyFrom(proto)
     fixed = batch.open_batch(proto, value)
