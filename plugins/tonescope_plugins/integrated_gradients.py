@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field
+
 from tonescope_server import plugin
 from tonescope_server.errors import ParameterError, ShapeError
 from tonescope_server.gradients.tape import Tape
@@ -66,7 +67,7 @@ class IntegratedGradients(plugin.GraphMethod):
         cells = span * (weights * found.gradient).sum(0)
         tape.result("cells", cells)
         tape.result("tones", tape.sum_over_tones(cells))
-        tape.result("path_scores", found.score)
+        tape.result("end_scores", found.score.slice(0, 0, 2))
 
     def feeds(self, windows: plugin.Windows, parameters: Any) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
         """Yield the path in runs of a bounded number of points."""
@@ -88,7 +89,7 @@ class IntegratedGradients(plugin.GraphMethod):
     def finish(self, totals: plugin.api.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
         """Report the delta; the scores at both ends were summed over the runs."""
         runs = -(-parameters.n_steps // POINTS_PER_RUN)
-        ends = totals["path_scores"][:, :2].astype(np.float64) / runs
+        ends = totals["end_scores"].astype(np.float64) / runs
         cells = totals["cells"]
         delta = cells.reshape(len(cells), -1).sum(axis=1, dtype=np.float64) - (ends[:, 0] - ends[:, 1])
         return plugin.Estimate(cells, totals["tones"], delta.astype(np.float32))
@@ -112,7 +113,8 @@ def _baseline(windows: plugin.Windows, given: float | list[Any] | None) -> npt.N
         return windows.baseline
     shape = windows.x.shape
     try:
-        array = np.asarray(given, windows.x.dtype)
+        with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused below
+            array = np.asarray(given, np.float64).astype(windows.x.dtype)
     except (ValueError, TypeError) as error:
         raise ParameterError(f"parameter 'baseline': expected a number or nested lists of numbers ({error})") from error
     if not np.isfinite(array).all():

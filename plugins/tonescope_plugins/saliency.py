@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import Field
+
 from tonescope_server import plugin
 from tonescope_server.gradients.tape import Tape
 
