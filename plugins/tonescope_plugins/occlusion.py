@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
+
 from tonescope_server import plugin
 from tonescope_server.errors import ParameterError
 from tonescope_server.types import FloatArray, IntArray
@@ -85,16 +86,21 @@ def parts(windows: plugin.Windows, parameters: OcclusionParameters) -> npt.NDArr
         return tones
     if parameters.along == "frame":
         return _slabs(windows.frame_of_cell, parameters.size, parameters.stride)
-    frames = _slabs(windows.frame_of_cell, parameters.patch_frames, parameters.patch_frames)
+    frames = _slabs(windows.frame_of_cell, parameters.patch_frames, parameters.patch_frames, name="patch_frames")
     return (tones[:, None, :] & frames[None, :, :]).reshape(-1, tones.shape[1])
 
 
-def _slabs(index: IntArray, size: int, stride: int, count: int | None = None) -> npt.NDArray[np.bool_]:
-    """Return, per slab of ``size`` neighbouring indices, which cells have one of them."""
+def _slabs(
+    index: IntArray, size: int, stride: int, count: int | None = None, *, name: str = "size"
+) -> npt.NDArray[np.bool_]:
+    """Return, per slab of ``size`` neighbouring indices, which cells have one of them.
+
+    The last slab is cut short where the indices end, so that none of them goes without for lying at the end.
+    """
     total = int(index.max()) + 1 if count is None else count
     if size > total:
-        raise ParameterError(f"parameter 'size': expected at most {total}, got {size}")
-    starts = np.arange(0, max(total - size, 0) + 1, stride)
+        raise ParameterError(f"parameter '{name}': expected at most {total}, got {size}")
+    starts = np.arange(0, total - size + stride, stride)
     slabs: npt.NDArray[np.bool_] = (index[None] >= starts[:, None]) & (index[None] < starts[:, None] + size)
     return slabs
 
