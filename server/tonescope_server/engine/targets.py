@@ -97,8 +97,11 @@ def _collect(target: Target, model: Model, sign: float, terms: dict[Term, FloatA
             raise TargetError(
                 f"target: output '{output.name}' is a regression and predicts no class; name an element, or a mean"
             )
-        term = Term(output.name, likelihood, True, sign * _LIKELIHOODS.get(target.kind, 1.0))
-        terms[term] = None
+        scale = sign * _LIKELIHOODS.get(target.kind, 1.0)
+        for same in [t for t in terms if t.predicted and (t.output, t.log_softmax) == (output.name, likelihood)]:
+            scale += same.scale
+            del terms[same]
+        terms[Term(output.name, likelihood, True, scale)] = None
     else:
         term = Term(output.name, likelihood)
         weights = sign * _LIKELIHOODS.get(target.kind, 1.0) * _weights(target, model, output)
@@ -148,16 +151,23 @@ def _weights(target: Target, model: Model, output: TensorSpec) -> FloatArray:
 
 
 def _several(target: Target, output: TensorSpec, size: int) -> FloatArray:
-    chosen = np.arange(size) if target.index is None else np.atleast_1d(np.asarray(target.index))
-    if not np.issubdtype(chosen.dtype, np.integer) or chosen.size == 0:
-        raise TargetError(f"target: {target.kind} of '{output.name}': expected indices, got {target.index!r}")
-    if chosen.min() < 0 or chosen.max() >= size:
+    given: Any = range(size) if target.index is None else target.index
+    chosen = list(given) if isinstance(given, range | tuple | list) or np.ndim(given) == 1 else [given]
+    if not chosen or not all(map(_is_integer, chosen)):
+        got = " ".join(repr(given).split())
+        raise TargetError(f"target: {target.kind} of '{output.name}': expected indices, got {got:.60}")
+    bad = [i for i in chosen if not 0 <= i < size]
+    if bad:
         raise TargetError(
-            f"target: {target.kind} of '{output.name}': expected indices from 0 to {size - 1}, got {chosen.tolist()}"
+            f"target: {target.kind} of '{output.name}': expected indices from 0 to {size - 1}, got {bad[0]}"
         )
     weights = np.zeros((1, size), np.float32)
-    np.add.at(weights[0], chosen, 1.0 / chosen.size if target.kind is TargetKind.MEAN else 1.0)
+    np.add.at(weights[0], chosen, 1.0 / len(chosen) if target.kind is TargetKind.MEAN else 1.0)
     return weights
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _flat_index(index: Any, model: Model, output: TensorSpec, shape: tuple[int, ...]) -> IntArray:
@@ -168,10 +178,16 @@ def _flat_index(index: Any, model: Model, output: TensorSpec, shape: tuple[int, 
             known = ", ".join(names) if names else "none named: give an index"
             raise TargetError(f"target: output '{output.name}' has no class '{index}'; its classes are {known}")
         return np.asarray([names.index(index)], np.int64)
-    if isinstance(index, tuple | list):
-        if len(index) != len(shape) or any(not 0 <= i < n for i, n in zip(index, shape, strict=False)):
-            raise TargetError(f"target: output '{output.name}': expected a position in {shape}, got {tuple(index)}")
-        return np.asarray([np.ravel_multi_index(tuple(index), shape)], np.int64)
     if index is None:
         raise TargetError(f"target: output '{output.name}': an element needs an index")
-    return np.atleast_1d(np.asarray(index, np.int64))
+    if isinstance(index, tuple | list):
+        within = all(_is_integer(i) and 0 <= i < n for i, n in zip(index, shape, strict=False))
+        if len(index) != len(shape) or not within:
+            raise TargetError(f"target: output '{output.name}': expected a position in {shape}, got {tuple(index)}")
+        return np.asarray([np.ravel_multi_index(tuple(index), shape)], np.int64)
+    if isinstance(index, np.ndarray) and index.dtype.kind in "iu" and index.ndim < 2:
+        return np.atleast_1d(index).astype(np.int64)
+    if not _is_integer(index):
+        got = f"{index.dtype} of shape {index.shape}" if isinstance(index, np.ndarray) else type(index).__name__
+        raise TargetError(f"target: output '{output.name}': expected an index, a position or a class name, got {got}")
+    return np.asarray([index])
