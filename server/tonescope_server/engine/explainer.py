@@ -18,8 +18,9 @@ from tonescope_server.engine.prepared import Check, Prepared, never
 from tonescope_server.engine.session import Session
 from tonescope_server.engine.targets import Resolved, TargetLike, as_target, resolve
 from tonescope_server.engine.windows import checked
-from tonescope_server.errors import ParameterError, TonescopeError, UnknownModelError
+from tonescope_server.errors import ParameterError, TonescopeError, UnknownModelError, UnknownTensorError
 from tonescope_server.gradients import missing_rules
+from tonescope_server.gradients.differentiate import is_float, named, values_by_name
 from tonescope_server.gradients.rule_set import operator_name
 from tonescope_server.gradients.tape import Tape
 from tonescope_server.models.loading import load_model
@@ -143,6 +144,9 @@ class Explainer:
 
         Returns:
             (batch, *shape of the value).
+
+        Raises:
+            UnknownTensorError: no such value; the message lists some.
         """
         windows, resolved, name = checked(self.model, x), self.resolve(target), self._value(at)
 
@@ -249,7 +253,17 @@ class Explainer:
         return missing_rules(graph, graph.outputs, by, self.host.rule_set("standard"))
 
     def _value(self, at: str) -> str:
-        return self.model.input.name if at == "input" else at
+        """Return the name of a value; asked of the model's own graph, for a plan's has lifted layers in it.
+
+        Raises:
+            UnknownTensorError: no value of floating point goes by that name.
+        """
+        if at == "input":
+            return self.model.input.name
+        values = values_by_name(self.model.graph.graph)
+        if not is_float(named(values, at)):
+            raise UnknownTensorError(f"value '{at}': expected floating point, got {values[at].dtype}")
+        return at
 
     def _compile(self, resolved: Resolved, describe: Callable[[Tape], object], keep: Sequence[str]) -> Plan:
         model = self.model

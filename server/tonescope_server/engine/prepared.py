@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from time import perf_counter
@@ -90,16 +91,10 @@ class Prepared:
             PluginError: the method raised something of its own, or gave a result of the wrong shape.
         """
         start = perf_counter()
-        try:
+        with _blamed_on(self.method):
             estimate, prediction, score, evaluations = (
                 self._run_graph(x, check) if self._plan is not None else self._run_procedure(x, check)
             )
-        except TonescopeError:
-            raise
-        except Exception as error:
-            raise PluginError(
-                f"method '{self.method.name}' failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            ) from error
         return self._attribution(x, estimate, prediction, score, evaluations, perf_counter() - start)
 
     # -- graph methods ------------------------------------------------------------------------------------------
@@ -107,8 +102,9 @@ class Prepared:
     def _graph_plan(self) -> Plan:
         method = self.method
         assert isinstance(method, GraphMethod)  # the caller has looked
-        key = ("method", method.name, method.graph_key(self._checked))
-        return self._explainer.compiled(key, self._resolved, lambda tape: method.describe(tape, self._checked))
+        with _blamed_on(method):
+            key = ("method", method.name, method.graph_key(self._checked))
+            return self._explainer.compiled(key, self._resolved, lambda tape: method.describe(tape, self._checked))
 
     def _run_graph(self, x: FloatArray, check: Check) -> tuple[Estimate, Prediction, FloatArray, int]:
         method, plan = self.method, self._plan
@@ -149,8 +145,10 @@ class Prepared:
 
     def _windows(self, x: FloatArray, rows: slice) -> Windows:
         cells = self._explainer.model.cells
+        part = x[rows]
+        part.flags.writeable = False  # a view: the caller's array stays what it was, whatever a method does
         return Windows(
-            x[rows],
+            part,
             cells.tone_of_cell,
             cells.frame_of_cell,
             cells.n_tones,
@@ -163,10 +161,12 @@ class Prepared:
         """The manifest's baseline: one value per tone, or one for every cell."""
         model = self._explainer.model
         stated, dtype = model.manifest.baseline, np.dtype(model.input.dtype)
-        if not stated.tones:
-            return np.full((1, *self.input_shape), stated.value, dtype)
-        per_cell = np.asarray(stated.tones, dtype)[model.cells.tone_of_cell]
-        return per_cell.reshape((1, *self.input_shape))
+        if stated.tones:
+            baseline = np.asarray(stated.tones, dtype)[model.cells.tone_of_cell].reshape((1, *self.input_shape))
+        else:
+            baseline = np.full((1, *self.input_shape), stated.value, dtype)
+        baseline.flags.writeable = False  # it serves later requests too
+        return baseline
 
     def _attribution(
         self,
@@ -233,6 +233,19 @@ class Prepared:
         if not _is_open(self.target):
             return self.target
         return predicted_as_elements(self.target, _classes(prediction))
+
+
+@contextmanager
+def _blamed_on(method: Method) -> Iterator[None]:
+    """Turn whatever a method raises into one line of a PluginError; errors of our own pass."""
+    try:
+        yield
+    except TonescopeError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"method '{method.name}' failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        ) from error
 
 
 class _Access:

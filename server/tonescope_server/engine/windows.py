@@ -33,7 +33,8 @@ def checked(model: Model, x: npt.ArrayLike) -> FloatArray:
     )
     if not fits or len(array) == 0:
         raise ShapeError(f"input '{name}': expected (batch, {_sizes(expected)}), got {array.shape}")
-    windows = np.ascontiguousarray(array, np.dtype(model.input.dtype))
+    with np.errstate(over="ignore"):  # what overflows the model's type becomes infinite, and is refused below
+        windows = np.ascontiguousarray(array, np.dtype(model.input.dtype))
     # One sum is finite only if every element is, and costs a fifth of a test of every element.
     if not np.isfinite(windows.sum(dtype=np.float64)) and not (finite := np.isfinite(windows)).all():
         where = tuple(int(i) for i in np.argwhere(~finite)[0])
