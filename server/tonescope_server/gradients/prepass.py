@@ -69,6 +69,9 @@ class _Lift:
         lifted = handler(self, node) if handler is not None else None
         if lifted is None:
             return
+        made_by = lifted.producer()
+        assert made_by is not None  # handlers emit a node
+        made_by.name = node.name  # errors name the model's own node
         old = node.outputs[0]
         if operator_name(node) in _REDUCTIONS:
             self._replace(old, lifted)
