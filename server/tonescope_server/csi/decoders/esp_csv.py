@@ -72,6 +72,7 @@ class _CsvForm:
         """Read a log: CSI lines as frames, damaged ones and others as ``Skipped``."""
         columns: list[str] | None = None
         clock = _Clock()
+        previous: Frame | None = None
         for number, line in numbered_lines(path):
             where = f"{path.name}:{number}"
             if line is not None and line.startswith(b"type,"):
@@ -80,7 +81,12 @@ class _CsvForm:
                 yield Skipped("not_csi", f"{where}: expected a CSI_DATA line")
             else:
                 try:
-                    yield clock.unwrapped(self._decode(line, columns))
+                    frame = self._decode(line, columns)
+                    if _is_same_reception(previous, frame):
+                        yield Skipped("duplicate", f"{where}: the same reception as the line before")
+                    else:
+                        yield clock.unwrapped(frame)
+                    previous = frame
                 except ShortFrameError as error:
                     yield Skipped("short", f"{where}: {error}")
                 except FrameError as error:
@@ -211,6 +217,15 @@ class _Clock:
         return replace(frame, capture_time_ns=(micros + self._turns[key] * _CLOCK_PERIOD_US) * 1000)
 
 
+def _is_same_reception(previous: Frame | None, frame: Frame) -> bool:
+    """Say whether a line repeats the one before; where lines are numbered, their numbers tell that later."""
+    if previous is None or frame.sequence is not None or "local_timestamp" not in frame.header:
+        return False
+    same_time = previous.header.get("local_timestamp") == frame.header["local_timestamp"]
+    same_sender = previous.transmitter == frame.transmitter
+    return same_time and same_sender and np.array_equal(previous.values, frame.values)
+
+
 def _columns(line: bytes) -> list[str]:
     names = [name.strip() for name in line.decode("utf-8", "replace").split(",")]
     return [_ALIASES.get(name, name) for name in names][:-1]  # the last one is the list
@@ -253,12 +268,21 @@ def _value(name: str, word: str) -> Any:
     if name in _TEXT_FIELDS:
         return word
     try:
-        value = float(word) if name == "real_timestamp" else int(word)
+        value = _seconds(word) if name == "real_timestamp" else int(word)
     except ValueError as error:
         raise FrameError(f"CSI line: expected a number in field {name!r}, got {word[:20]!r}") from error
     if not abs(value) < _LARGEST_FIELD:
         raise FrameError(f"CSI line: expected a smaller number in field {name!r}, got {word[:20]!r}")
     return value
+
+
+def _seconds(word: str) -> float:
+    """Read the ESP32-CSI-Tool's time: seconds, a point, and microseconds without their leading zeros.
+
+    In recordings ``15.42801`` comes between ``14.908179`` and ``15.140763``, as the boards' own clock confirms.
+    """
+    whole, _, micros = word.partition(".")
+    return int(whole) + int(micros or 0) / 1e6
 
 
 def _dbm(value: int | None) -> float | None:

@@ -347,7 +347,7 @@ def _time_ns(seconds: Any) -> int | None:
     """Turn seconds since 1970 into nanoseconds; None for what cannot be such a time."""
     if type(seconds) not in (int, float) or not 0 <= seconds < 9e9:
         return None
-    return round(seconds * 1e9)
+    return int(round(seconds * 1e9))  # noqa: RUF046 - `seconds` may be anything to the type checker
 
 
 def _dbm(level: Any) -> float | None:
@@ -358,7 +358,8 @@ def _dbm(level: Any) -> float | None:
 
 
 def _optional_int(value: Any) -> int | None:
-    return value if isinstance(value, int) and 0 <= value < 1 << 32 else None
+    # `type`, since True is an instance of int.
+    return int(value) if type(value) is int and 0 <= value < 1 << 32 else None
 
 
 @hookimpl

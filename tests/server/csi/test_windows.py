@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tonescope_server.csi.decoders.recordings import RuviewJsonLinesDecoder
+from tonescope_server.csi.frames import Frame, Skipped
+from tonescope_server.csi.tones import tone_table
+from tonescope_server.csi.windows import Window, Windower, accepted_lengths
+from tonescope_server.errors import ParameterError
+
+N = 4
+
+
+def frame(value: float, sequence: int | None = None, n: int = N, **fields) -> Frame:
+    return Frame(np.full(n, value, dtype=np.float32), sequence=sequence, **fields)
+
+
+def push_all(windower: Windower, frames) -> list[Window]:
+    return [window for item in frames for window in windower.push(item)]
+
+
+def values(window: Window) -> list[float]:
+    return window.frames[:, 0].tolist()
+
+
+def sequences(windows: list[Window]) -> list[tuple[int, int]]:
+    return [(window.first_sequence, window.last_sequence) for window in windows]
+
+
+@pytest.mark.parametrize("hop", [1, 2, 3, 5])
+def test_windows_are_the_slices_of_the_stream(hop: int):
+    windows = push_all(Windower(3, hop, N), (frame(i, 100 + i) for i in range(20)))
+    expected = [list(range(start, start + 3)) for start in range(0, 18, hop)]
+    assert [values(window) for window in windows] == expected
+    assert sequences(windows) == [(100 + start, 102 + start) for start in range(0, 18, hop)]
+    assert [window.index for window in windows] == list(range(len(expected)))
+
+
+def test_no_window_comes_before_there_are_frames_enough():
+    windower = Windower(5, 1, N)
+    assert [len(windower.push(frame(i, i))) for i in range(6)] == [0, 0, 0, 0, 1, 1]
+
+
+def test_a_window_is_its_own_memory():
+    windower = Windower(2, 1, N)
+    (first,) = push_all(windower, (frame(i, i) for i in range(2)))
+    push_all(windower, (frame(i, i) for i in range(2, 9)))
+    assert values(first) == [0, 1]
+    assert first.frames.flags.c_contiguous
+    assert first.frames.flags.owndata
+    assert first.frames.dtype == np.float32
+
+
+def test_complex_frames_become_amplitudes():
+    windower = Windower(1, 1, 2)
+    (window,) = windower.push(Frame(np.array([3 + 4j, 1j], np.complex64)))
+    assert window.frames.tolist() == [[5, 1]]
+
+
+def test_nodes_and_transmitters_never_share_a_window():
+    windower = Windower(3, 1, N)
+    frames = [
+        frame(100 * node + 10 * sender + i, i, node_id=node, transmitter=f"mac{sender}")
+        for i in range(6)
+        for node in (1, 2)
+        for sender in (1, 2)
+    ]
+    windows = push_all(windower, frames)
+    assert len(windows) == 4 * 4
+    for window in windows:
+        base = 100 * window.node_id + 10 * int(window.transmitter[-1])
+        assert values(window) == [base + window.index + j for j in range(3)]
+
+
+def test_antennas_never_share_a_window():
+    windower = Windower(2, 1, N)
+    antennas = np.array([[1.0] * N, [2.0] * N], dtype=np.float32)
+    windows = push_all(windower, (Frame(antennas * (i + 1), sequence=i) for i in range(2)))
+    assert [(window.rx, values(window)) for window in windows] == [(0, [1, 2]), (1, [2, 4])]
+    assert {window.key for window in windows} == {(0, "", 0), (0, "", 1)}
+
+
+def test_frames_of_another_length_are_skipped_and_counted_without_making_a_gap():
+    windower = Windower(3, 1, N)
+    frames = [frame(i, i, n=6 if i % 2 else N) for i in range(10)]
+    windows = push_all(windower, frames)
+    assert [values(window) for window in windows] == [[0, 2, 4], [2, 4, 6], [4, 6, 8]]
+    assert windower.counts.skipped == {"length_6": 5}
+    assert windower.counts.gaps == 0
+
+
+def test_a_gap_begins_the_stream_again():
+    windower = Windower(3, 1, N)
+    windows = push_all(windower, [frame(i, i) for i in (0, 1, 2, 3, 6, 7, 8)])
+    assert sequences(windows) == [(0, 2), (1, 3), (6, 8)]
+    counts = windower.counts
+    assert (counts.gaps, counts.missing, counts.restarts) == (1, 2, 1)
+
+
+def test_a_gap_of_the_allowed_width_is_bridged_and_counted():
+    windower = Windower(3, 1, N, max_gap=2)
+    windows = push_all(windower, [frame(i, i) for i in (0, 1, 4, 5, 9)])
+    assert sequences(windows) == [(0, 4), (1, 5)]
+    counts = windower.counts
+    assert (counts.gaps, counts.missing, counts.restarts) == (2, 5, 1)
+
+
+def test_duplicates_are_dropped_and_counted():
+    windower = Windower(2, 1, N)
+    windows = push_all(windower, [frame(i, i) for i in (0, 0, 1, 1, 1, 2)])
+    assert sequences(windows) == [(0, 1), (1, 2)]
+    assert windower.counts.duplicates == 3
+
+
+def test_reordered_frames_are_dropped_and_counted():
+    windower = Windower(2, 1, N)
+    windows = push_all(windower, [frame(i, i) for i in (10, 11, 9, 12)])
+    assert sequences(windows) == [(10, 11), (11, 12)]
+    assert windower.counts.reordered == 1
+
+
+def test_a_source_that_restarts_begins_its_stream_again():
+    windower = Windower(2, 1, N)
+    windows = push_all(windower, [frame(i, i) for i in (500, 501, 0, 1)])
+    assert sequences(windows) == [(500, 501), (0, 1)]
+    assert [window.index for window in windows] == [0, 1]
+    assert (windower.counts.restarts, windower.counts.gaps) == (1, 0)
+
+
+def test_a_counter_that_wraps_is_neither_a_gap_nor_a_restart():
+    windower = Windower(2, 1, N)
+    top = (1 << 32) - 1
+    windows = push_all(windower, [frame(0, i) for i in (top - 1, top, 0, 1)])
+    assert sequences(windows) == [(top - 1, top), (top, 0), (0, 1)]
+    assert (windower.counts.restarts, windower.counts.gaps) == (0, 0)
+
+
+def test_frames_without_a_sequence_are_numbered():
+    windows = push_all(Windower(2, 1, N), (frame(i) for i in range(4)))
+    assert sequences(windows) == [(0, 1), (1, 2), (2, 3)]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_frame_that_is_not_finite_never_enters_a_window(bad: float):
+    windower = Windower(2, 1, N)
+    windows = push_all(windower, [frame(0, 0), frame(bad, 1), frame(2, 2)])
+    assert [values(window) for window in windows] == [[0, 2]]
+    assert windower.counts.skipped == {"non_finite": 1}
+
+
+def test_streams_are_bounded():
+    windower = Windower(1, 1, N, max_streams=3)
+    windows = push_all(windower, (frame(0, 0, transmitter=f"{i}") for i in range(10)))
+    assert len(windows) == 3
+    assert windower.counts.skipped == {"too_many_streams": 7}
+
+
+def test_the_capture_time_is_the_newest_frames():
+    windower = Windower(2, 1, N)
+    windows = push_all(windower, [frame(0, 0, capture_time_ns=7), frame(0, 1, capture_time_ns=9)])
+    assert windows[0].capture_time_ns == 9
+
+
+def test_ruview56_takes_the_start_of_frames_of_56_or_64_tones_alone():
+    windower = Windower(1, 1, 56, accept=accepted_lengths(tone_table("ruview56")))
+    windows = push_all(windower, [Frame(np.arange(n, dtype=np.float32)) for n in (56, 64, 128, 192)])
+    assert [window.frames[0].tolist() for window in windows] == [list(range(56))] * 2
+    assert windower.counts.skipped == {"length_128": 1, "length_192": 1}
+
+
+def test_longer_frames_can_be_accepted_explicitly():
+    windower = Windower(1, 1, 56, accept=(64, 128, 192))
+    assert len(push_all(windower, [Frame(np.zeros(n, np.float32)) for n in (56, 64, 128, 192)])) == 3
+
+
+def test_other_layouts_accept_their_own_length_only():
+    assert accepted_lengths(tone_table("esp_lltf")) == (64,)
+
+
+def test_counts_add_up():
+    windower = Windower(2, 1, N)
+    push_all(windower, [frame(i, i) for i in range(5)])
+    windower.skip(Skipped("vitals", ""))
+    assert (windower.counts.frames, windower.counts.windows) == (5, 4)
+    assert windower.counts.skipped == {"vitals": 1}
+
+
+def test_reset_forgets_frames_and_keeps_counts():
+    windower = Windower(2, 1, N)
+    push_all(windower, [frame(0, 0)])
+    windower.reset()
+    assert windower.push(frame(1, 1)) == []
+    assert windower.counts.frames == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"window_frames": 0}, {"hop_frames": 0}, {"n_tones": 0}, {"max_gap": -1}, {"max_streams": 0}, {"accept": (2,)}],
+)
+def test_impossible_sizes_are_refused(arguments: dict):
+    with pytest.raises(ParameterError, match=next(iter(arguments))):
+        Windower(**{"window_frames": 2, "hop_frames": 1, "n_tones": N, **arguments})
+
+
+def test_a_recording_of_two_nodes_and_three_lengths_gives_windows_of_one_node_and_length(shared: Path):
+    path = shared / "real/ruview/pretrain-1775182186.csi.jsonl"
+    windower = Windower(20, 20, 64)
+    counts = {1: 0, 2: 0}
+    for item in RuviewJsonLinesDecoder().read(path):
+        if isinstance(item, Skipped):
+            windower.skip(item)
+            continue
+        for window in windower.push(item):
+            counts[window.node_id] += 1
+            assert window.frames.shape == (20, 64)
+            assert not window.frames[:, 27:38].any()
+    assert counts == {1: 2133 // 20, 2: 1994 // 20}
+    assert windower.counts.skipped == {
+        "length_128": 1134,
+        "length_192": 48,
+        "vitals": 236,
+        "feature": 236,
+        "compressed": 2,
+    }
