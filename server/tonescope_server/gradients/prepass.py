@@ -16,7 +16,24 @@ from tonescope_server.gradients.rule_set import operator_name
 
 def infer_shapes(model: ir.Model) -> ir.Model:
     """Infer the shape and type of every value of ``model``, in place, and return it."""
-    return ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model).model
+    infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    infer(model)
+    while _fill_same_shapes(model.graph):
+        infer(model)
+    return model
+
+
+def _fill_same_shapes(graph: ir.Graph) -> bool:
+    """Give results the operand's shape where ONNX infers none although the operator keeps it; tell whether any was."""
+    filled = False
+    for node in graph:
+        if operator_name(node) not in _KEEPS_SHAPE:
+            continue
+        x, y = _input(node, 0), node.outputs[0]
+        if y.shape is None and x.shape is not None:
+            y.shape, y.type = x.shape, x.type
+            filled = True
+    return filled
 
 
 def lift_1d(graph: ir.Graph, keep: Collection[str] = ()) -> int:
@@ -171,6 +188,7 @@ def _lifted_shape(value: ir.Value) -> ir.Shape | None:
     return ir.Shape([batch, channels, 1, length])
 
 
+_KEEPS_SHAPE = frozenset({"GroupNormalization", "MeanVarianceNormalization", "RMSNormalization"})
 _REDUCTIONS: Sequence[str] = ("ReduceMean", "ReduceSum")
 _ELEMENTWISE: Sequence[str] = (
     "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Identity", "Elu", "Gelu", "HardSwish", "Softplus", "Clip",

@@ -46,6 +46,9 @@ def build(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    if not model.graph.output[0].type.tensor_type.HasField("shape"):
+        # ONNX infers nothing for some operators whose result has the operand's shape.
+        model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", dtype, dims))
     onnx.checker.check_model(model)
     return model
 

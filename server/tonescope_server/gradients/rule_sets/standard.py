@@ -6,12 +6,14 @@ from tonescope_server.gradients.rule_set import RuleSet
 from tonescope_server.gradients.rules import (
     activation,
     convolution,
+    einsum,
     elementwise,
     indexing,
     matmul,
     normalization,
     pooling,
     reduction,
+    resampling,
     shape,
     unary,
 )
@@ -30,6 +32,8 @@ STANDARD = RuleSet(
         **reduction.RULES,
         **shape.RULES,
         **indexing.RULES,
+        **einsum.RULES,
+        **resampling.RULES,
     },
     summary="The gradient itself.",
 )

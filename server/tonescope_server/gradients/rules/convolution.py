@@ -143,4 +143,41 @@ def _is_depthwise(ctx: Context, node: ir.Node, weight: ir.Value, group: int) -> 
     return ctx.static_dims(node, weight, 0, "its weights")[1] == 1 and group > 1
 
 
-RULES: dict[str, Rule] = {"Conv": conv}
+def conv_transpose(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """A transposed convolution is the gradient of a convolution, so its own gradient is that convolution."""
+    x, weight = required(node.inputs[0]), required(node.inputs[1])
+    if any(ctx.need(v) for v in node.inputs[1:]):
+        raise ctx.unsupported(node, "its weights or bias depend on the input")
+    kernel = ctx.static_dims(node, weight, 2, "the kernel")
+    axes = len(kernel)
+    strides = list(ctx.attribute(node, "strides", [1] * axes))
+    dilations = list(ctx.attribute(node, "dilations", [1] * axes))
+    pads = _transposed_pads(ctx, node, x, kernel, strides, dilations)
+    return [
+        ctx.op(
+            "Conv", cotangents[0], weight, strides=strides, dilations=dilations, pads=pads,
+            group=ctx.attribute(node, "group", 1), kernel_shape=list(kernel),
+        )
+    ]  # fmt: skip
+
+
+def _transposed_pads(
+    ctx: Context, node: ir.Node, x: ir.Value, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[int]:
+    """Return the pads in effect: stated, or what ``output_shape`` and ``auto_pad`` come to."""
+    axes = len(kernel)
+    auto, shape = ctx.attribute(node, "auto_pad", "NOTSET"), ctx.attribute(node, "output_shape")
+    if shape is None and auto in ("NOTSET", "VALID"):
+        return list(ctx.attribute(node, "pads", [0] * 2 * axes)) if auto == "NOTSET" else [0] * 2 * axes
+    sizes = ctx.static_dims(node, x, 2, "output_shape or auto_pad")
+    extra = ctx.attribute(node, "output_padding", [0] * axes)
+    wanted = list(shape)[-axes:] if shape is not None else [n * s for n, s in zip(sizes, strides, strict=True)]
+    less, more = [], []
+    for n, s, d, k, p, w in zip(sizes, strides, dilations, kernel, extra, wanted, strict=True):
+        total = max(s * (n - 1) + p + d * (k - 1) + 1 - w, 0)
+        less.append(total // 2)
+        more.append(total - total // 2)
+    return [*less, *more] if auto == "SAME_UPPER" else [*more, *less]
+
+
+RULES: dict[str, Rule] = {"Conv": conv, "ConvTranspose": conv_transpose}

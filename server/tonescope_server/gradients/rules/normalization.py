@@ -24,4 +24,148 @@ def batch_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> 
     return [ctx.op("Mul", cotangents[0], per_channel)]
 
 
-RULES: dict[str, Rule] = {"BatchNormalization": batch_normalization}
+def layer_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Normalisation over the last axes, with scale and bias of their shape."""
+    x, scale, g = required(node.inputs[0]), required(node.inputs[1]), required(cotangents[0])
+    rank = ctx.rank(x)
+    axes = list(range(ctx.attribute(node, "axis", -1) % rank, rank))
+    centred, inverse = _standardised(ctx, x, axes, ctx.attribute(node, "epsilon", 1e-5))
+    found = [_through(ctx, ctx.op("Mul", g, scale), centred, inverse, axes) if ctx.need(x) else None]
+    return [*found, *_affine(ctx, node, g, ctx.op("Mul", centred, inverse))]
+
+
+def rms_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """As layer normalisation, without taking the mean away."""
+    x, scale, g = required(node.inputs[0]), required(node.inputs[1]), required(cotangents[0])
+    rank = ctx.rank(x)
+    axes = ctx.ints(range(ctx.attribute(node, "axis", -1) % rank, rank))
+    inverse = _inverse_root(ctx, x, axes, ctx.attribute(node, "epsilon", 1e-5))
+    scaled, unit = ctx.op("Mul", g, scale), ctx.op("Mul", x, inverse)
+    along = ctx.op("ReduceMean", ctx.op("Mul", scaled, unit), axes, keepdims=1)
+    by_x = ctx.op("Mul", inverse, ctx.op("Sub", scaled, ctx.op("Mul", unit, along)))
+    return [by_x, *_affine(ctx, node, g, unit)[:1]]
+
+
+def instance_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Normalisation over the positions of each channel of each sample."""
+    x, scale, g = required(node.inputs[0]), required(node.inputs[1]), required(cotangents[0])
+    if any(ctx.need(v) for v in node.inputs[1:]):
+        raise ctx.unsupported(node, "its scale or bias depends on the input")
+    axes = list(range(2, ctx.rank(x)))
+    centred, inverse = _standardised(ctx, x, axes, ctx.attribute(node, "epsilon", 1e-5))
+    per_channel = ctx.op("Reshape", scale, ctx.ints([-1, *[1] * len(axes)]))
+    return [_through(ctx, ctx.op("Mul", g, per_channel), centred, inverse, axes)]
+
+
+def group_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Normalisation over the channels and positions of each group; scale and bias per channel, or per group."""
+    x, scale, g = required(node.inputs[0]), required(node.inputs[1]), required(cotangents[0])
+    if any(ctx.need(v) for v in node.inputs[1:]):
+        raise ctx.unsupported(node, "its scale or bias depends on the input")
+    groups = ctx.attribute(node, "num_groups")
+    channels = ctx.dims(x)[1]
+    if not isinstance(channels, int):
+        raise ctx.unsupported(node, "its number of channels is not static")
+    by_channel = ctx.dims(scale)[0] == channels  # since opset 21; before, per group
+    weight = scale
+    if not by_channel:
+        each = ctx.op("Expand", ctx.op("Unsqueeze", scale, ctx.ints([1])), ctx.ints([groups, channels // groups]))
+        weight = ctx.op("Reshape", each, ctx.ints([-1]))
+    weight = ctx.op("Reshape", weight, ctx.ints([-1, *[1] * (ctx.rank(x) - 2)]))
+    apart = ctx.ints([0, groups, -1])
+    grouped = ctx.op("Reshape", x, apart)
+    centred, inverse = _standardised(ctx, grouped, [2], ctx.attribute(node, "epsilon", 1e-5), like=x)
+    back = _through(ctx, ctx.op("Reshape", ctx.op("Mul", g, weight), apart), centred, inverse, [2])
+    return [ctx.reshape_like(back, x)]
+
+
+def lp_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``y = x/‖x‖``: ``(g − y·Σ g·s)/‖x‖`` with s = y for the Euclidean norm and sign x for the other."""
+    x, g, y = required(node.inputs[0]), required(cotangents[0]), node.outputs[0]
+    axes = ctx.ints([ctx.attribute(node, "axis", -1)])
+    euclidean = ctx.attribute(node, "p", 2) == 2
+    norm = ctx.op("ReduceL2" if euclidean else "ReduceL1", x, axes, keepdims=1)
+    along = ctx.op("ReduceSum", ctx.op("Mul", g, y), axes, keepdims=1)
+    toward = ctx.op("Mul", y if euclidean else ctx.op("Sign", x), along)
+    return [ctx.op("Div", ctx.op("Sub", g, toward), norm)]
+
+
+def mean_variance_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Normalisation over the given axes, with no scale."""
+    x = required(node.inputs[0])
+    axes = [a % ctx.rank(x) for a in ctx.attribute(node, "axes", [0, 2, 3])]
+    if 0 in axes:
+        raise ctx.unsupported(node, "it normalises over the batch: a window's answer would depend on its batch mates")
+    centred, inverse = _standardised(ctx, x, axes, 1e-9)
+    return [_through(ctx, required(cotangents[0]), centred, inverse, axes)]
+
+
+def local_response_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``y = x·u^−β`` with ``u = k + α/n·Σ x²`` over n neighbouring channels."""
+    x, g = required(node.inputs[0]), required(cotangents[0])
+    size = ctx.attribute(node, "size")
+    alpha, beta = ctx.attribute(node, "alpha", 1e-4), ctx.attribute(node, "beta", 0.75)
+
+    def neighbours(value: ir.Value, before: int) -> ir.Value:
+        """Sum over ``size`` neighbouring channels: an average pool over a tall, narrow picture."""
+        tall = ctx.op("Concat", ctx.op("Shape", value, start=0, end=2), ctx.ints([-1]), axis=0)
+        picture = ctx.op("Unsqueeze", ctx.op("Reshape", value, tall), ctx.ints([1]))
+        pads = [before, 0, size - 1 - before, 0]
+        pooled = ctx.op("AveragePool", picture, kernel_shape=[size, 1], count_include_pad=1, pads=pads)
+        summed = ctx.op("Mul", ctx.op("Squeeze", pooled, ctx.ints([1])), ctx.scalar(float(size), x))
+        return ctx.op("Reshape", summed, ctx.op("Shape", value))
+
+    before = (size - 1) // 2
+    squares = ctx.op("Mul", neighbours(ctx.op("Mul", x, x), before), ctx.scalar(alpha / size, x))
+    u = ctx.op("Add", squares, ctx.scalar(ctx.attribute(node, "bias", 1.0), x))
+    direct = ctx.op("Mul", g, ctx.op("Pow", u, ctx.scalar(-beta, x)))
+    share = neighbours(ctx.op("Div", ctx.op("Mul", g, node.outputs[0]), u), size - 1 - before)
+    through = ctx.op("Mul", ctx.op("Mul", x, share), ctx.scalar(2 * alpha * beta / size, x))
+    return [ctx.op("Sub", direct, through)]
+
+
+def _standardised(
+    ctx: Context, x: ir.Value, axes: Sequence[int], epsilon: float, *, like: ir.Value | None = None
+) -> tuple[ir.Value, ir.Value]:
+    """Return ``x − mean`` and ``1/√(var + ε)`` over the axes, computed again: half types keep them in float32."""
+    where = ctx.ints(axes)
+    centred = ctx.op("Sub", x, ctx.op("ReduceMean", x, where, keepdims=1))
+    return centred, _inverse_root(ctx, centred, where, epsilon, like=like or x)
+
+
+def _inverse_root(
+    ctx: Context, value: ir.Value, axes: ir.Value, epsilon: float, *, like: ir.Value | None = None
+) -> ir.Value:
+    mean_square = ctx.op("ReduceMean", ctx.op("Mul", value, value), axes, keepdims=1)
+    return ctx.op("Reciprocal", ctx.op("Sqrt", ctx.op("Add", mean_square, ctx.scalar(epsilon, like or value))))
+
+
+def _through(ctx: Context, g: ir.Value, centred: ir.Value, inverse: ir.Value, axes: Sequence[int]) -> ir.Value:
+    """``(g − mean g − x̂·mean(g·x̂)) / σ``: what a standardisation passes back."""
+    where = ctx.ints(axes)
+    unit = ctx.op("Mul", centred, inverse)
+    mean = ctx.op("ReduceMean", g, where, keepdims=1)
+    along = ctx.op("ReduceMean", ctx.op("Mul", g, unit), where, keepdims=1)
+    return ctx.op("Mul", inverse, ctx.op("Sub", ctx.op("Sub", g, mean), ctx.op("Mul", unit, along)))
+
+
+def _affine(ctx: Context, node: ir.Node, g: ir.Value, unit: ir.Value) -> list[ir.Value | None]:
+    """Return the cotangents of scale and bias, where they depend on the input."""
+    scale, bias = required(node.inputs[1]), node.inputs[2] if len(node.inputs) > 2 else None
+    y = node.outputs[0]
+    return [
+        ctx.unbroadcast(ctx.op("Mul", g, unit), scale, y) if ctx.need(scale) else None,
+        ctx.unbroadcast(g, bias, y) if bias is not None and ctx.need(bias) else None,
+    ]
+
+
+RULES: dict[str, Rule] = {
+    "BatchNormalization": batch_normalization,
+    "LayerNormalization": layer_normalization,
+    "RMSNormalization": rms_normalization,
+    "InstanceNormalization": instance_normalization,
+    "GroupNormalization": group_normalization,
+    "LpNormalization": lp_normalization,
+    "MeanVarianceNormalization": mean_variance_normalization,
+    "LRN": local_response_normalization,
+}

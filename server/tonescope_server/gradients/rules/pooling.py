@@ -22,6 +22,14 @@ def global_average_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> 
     return [ctx.mark_unexpanded(ctx.op("Div", cotangents[0], ctx.scalar(float(np.prod(sizes)), x)))]
 
 
+def global_max_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``g`` to the maximum of each channel, in equal parts where several are."""
+    x = required(node.inputs[0])
+    hits = ctx.op("Cast", ctx.op("Equal", x, node.outputs[0]), to=int(ctx.dtype(x)))
+    count = ctx.op("ReduceSum", hits, ctx.ints(range(2, ctx.rank(x))), keepdims=1)
+    return [ctx.op("Mul", hits, ctx.op("Div", cotangents[0], count))]
+
+
 def max_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """Send each window's cotangent to its maximum: the first in row-major order where several tie.
 
@@ -130,6 +138,7 @@ def _counts(ctx: Context, node: ir.Node, x: ir.Value, shape: Geometry) -> npt.ND
 
 RULES: dict[str, Rule] = {
     "GlobalAveragePool": global_average_pool,
+    "GlobalMaxPool": global_max_pool,
     "MaxPool": max_pool,
     "AveragePool": average_pool,
 }
