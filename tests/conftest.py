@@ -30,7 +30,7 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     root = tmp_path_factory.mktemp("store")
     _write_model(root / "tiny", activation="Relu")
-    _write_model(root / "ruleless", activation="Sin")
+    _write_model(root / "ruleless", activation="Hardmax")
     _write_model(root / "broken", activation="Relu")
     (root / "broken" / "model.onnx").write_bytes(b"this is not a model")
     return root

@@ -180,7 +180,7 @@ def test_a_dear_plan_runs_on_a_thread_and_leaves_the_loop_free(
     explainer: Explainer, make_intake: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch, "INLINE_BELOW_S", 1e-6)  # the model is tiny: nothing it does is dear
-    prepared = explainer.prepare("integrated_gradients", None, {"n_steps": 4096})
+    prepared = explainer.prepare("integrated_gradients", None, {"n_steps": 4096, "rule": "trapezoid"})
     ticks = 0
 
     async def serve() -> list[Answer]:
