@@ -1,0 +1,96 @@
+"""What callers may write, and the message it becomes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tonescope import Frame, Target, Window
+from tonescope.errors import InvalidInputError, ParameterError, ShapeError, TargetError
+from tonescope.request import frame_message, method_call, options, target_message, window_message
+from tonescope.tensors import to_array
+from tonescope_server.services.convert import target_of
+from tonescope_server.types import Target as ServerTarget
+
+
+@pytest.mark.parametrize(
+    ("asked", "understood"),
+    [
+        (3, ServerTarget.element(3)),
+        (0, ServerTarget.element(0)),
+        (np.int64(2), ServerTarget.element(2)),
+        ("empty", ServerTarget.element("empty")),
+        ((1, 2), ServerTarget.element((1, 2))),
+        (Target.predicted(), ServerTarget.predicted()),
+        (Target.element(1, output="conf"), ServerTarget.element(1, "conf")),
+        (Target.mean(), ServerTarget.mean()),
+        (Target.mean([0, 5]), ServerTarget.mean((0, 5))),
+        (Target.sum([2]), ServerTarget.sum((2,))),
+        (Target.log_probability("two"), ServerTarget.log_probability("two")),
+        (Target.negative_log_likelihood(), ServerTarget.negative_log_likelihood()),
+        (Target.negative_log_likelihood(0), ServerTarget.negative_log_likelihood(0)),
+        (
+            Target.difference(Target.element(1), Target.element("empty")),
+            ServerTarget.difference(ServerTarget.element(1), ServerTarget.element("empty")),
+        ),
+    ],
+)
+def test_a_target_means_the_same_to_the_daemon(asked: object, understood: ServerTarget) -> None:
+    assert target_of(target_message(asked)) == understood  # type: ignore[arg-type]
+
+
+def test_no_target_leaves_the_choice_to_the_model() -> None:
+    assert not options("m", "", None, "", {}, 0, False).HasField("target")
+    assert options("m", "", 0, "", {}, 0, False).HasField("target")
+
+
+@pytest.mark.parametrize("bad", [1.5, [1.5], object()])
+def test_what_is_no_target_is_refused(bad: object) -> None:
+    with pytest.raises(TargetError, match="expected a class index, a class name or a position"):
+        target_message(bad)  # type: ignore[arg-type]
+
+
+def test_parameters_keep_their_values_and_arrays_become_lists() -> None:
+    call = method_call("ig", {"n_steps": 64, "baseline": np.eye(2), "rule": "trapezoid", "x": None})
+    assert dict(call.parameters) == {"n_steps": 64, "baseline": [[1, 0], [0, 1]], "rule": "trapezoid", "x": None}
+
+
+def test_a_parameter_that_cannot_travel_is_named() -> None:
+    with pytest.raises(ParameterError, match=r"parameter 'fill'.*got object"):
+        method_call("m", {"fill": object()})
+
+
+def test_complex_gains_travel_as_real_and_imaginary_parts() -> None:
+    message = frame_message(np.array([1 + 2j, 3 - 4j]))
+    np.testing.assert_array_equal(to_array(message.iq), np.array([[1, 2], [3, -4]], dtype="f4"))
+
+
+def test_int8_pairs_travel_as_they_are() -> None:
+    pairs = np.array([[1, -2], [3, 4]], dtype="i1")
+    back = to_array(frame_message(Frame(iq=pairs)).iq)
+    assert back.dtype == np.int8
+    np.testing.assert_array_equal(back, pairs)
+
+
+def test_a_real_array_is_amplitudes_and_bytes_are_raw() -> None:
+    assert frame_message(np.ones(56)).WhichOneof("payload") == "amplitude"
+    assert frame_message(b"\x01").raw == b"\x01"
+
+
+def test_absent_fields_stay_absent_and_zero_is_sent() -> None:
+    message = frame_message(Frame(amplitude=np.ones(2), sequence=0))
+    assert message.HasField("sequence")
+    assert not message.HasField("rssi_dbm")
+    assert not window_message(Window(np.ones(2))).HasField("last_sequence")
+
+
+def test_a_frame_has_exactly_one_payload() -> None:
+    with pytest.raises(InvalidInputError, match="exactly one"):
+        frame_message(Frame())
+    with pytest.raises(InvalidInputError, match="exactly one"):
+        frame_message(Frame(raw=b"", amplitude=np.ones(2)))
+
+
+def test_gains_of_another_shape_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"got \(2, 3\)"):
+        frame_message(Frame(iq=np.ones((2, 3))))
