@@ -1,0 +1,151 @@
+"""One very small model of each kind that is served. How methods are judged on them is in ``conformance``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from tonescope_server.models.loading import MANIFEST, load_model
+from tonescope_server.models.model import Model
+from tonescope_server.types import FloatArray
+
+
+@lru_cache(maxsize=1)
+def tiny_models() -> Mapping[str, Model]:
+    """Return one very small model of each kind that is served, by name; the weights are always the same.
+
+    - ``conv_1d``: 56 tones by 6 frames, some of them null tones, ReLU, two outputs, classes with names, one of which
+      was never trained;
+    - ``conv_2d``: an image of 1 × 8 × 12, with batch normalisation and max pooling;
+    - ``scrambled``: declared 10 × 5 and called tones by frames, but written frame by frame; smooth;
+    - ``mlp``: 12 features without frames; smooth, a regression.
+    """
+    makers = {"conv_1d": _conv_1d, "conv_2d": _conv_2d, "scrambled": _scrambled, "mlp": _mlp}
+    return {name: _loaded(name, *make()) for name, make in makers.items()}
+
+
+def tiny_windows(model: Model, count: int = 5, *, seed: int = 1) -> FloatArray:
+    """Return windows that a model takes, normally distributed; the same seed gives the same ones.
+
+    Shapes:
+        → (count, *input shape).
+    """
+    return np.random.default_rng(seed).standard_normal((count, *model.input.shape[1:])).astype(np.float32)
+
+
+class _Net:
+    """Writes one small graph, node by node."""
+
+    def __init__(self, *shape: int) -> None:
+        self.x = ir.Value(name="csi", shape=ir.Shape(["batch", *shape]), type=ir.TensorType(ir.DataType.FLOAT))
+        self.graph = ir.Graph([self.x], [], nodes=[], opset_imports={"": 18}, name="tiny")
+        self._tape = ir.tape.Tape(self.graph)
+        self._random = np.random.default_rng(7)
+
+    def op(self, op_type: str, *inputs: ir.Value, name: str | None = None, **attributes: Any) -> ir.Value:
+        value = self._tape.op(op_type, inputs, attributes)
+        value.name = name or value.name
+        return value
+
+    def weights(self, *shape: int) -> ir.Value:
+        fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 1
+        return self.constant((self._random.standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32))
+
+    def constant(self, array: npt.NDArray[Any]) -> ir.Value:
+        return self._tape.initializer(ir.tensor(array, name=f"w{len(self.graph.initializers)}"))
+
+    def dense(self, x: ir.Value, inputs: int, outputs: int, name: str | None = None) -> ir.Value:
+        return self.op("Gemm", x, self.weights(outputs, inputs), self.weights(outputs), transB=1, name=name)
+
+    def conv(self, x: ir.Value, *kernel: int, **attributes: Any) -> ir.Value:
+        return self.op("Conv", x, self.weights(*kernel), self.weights(kernel[0]), **attributes)
+
+    def model(self, **outputs: tuple[ir.Value, int]) -> ir.Model:
+        for name, (value, size) in outputs.items():
+            value.name, value.shape = name, ir.Shape(["batch", size])
+            value.type = ir.TensorType(ir.DataType.FLOAT)
+            self.graph.outputs.append(value)
+        return ir.Model(self.graph, ir_version=9)
+
+
+def _conv_1d() -> tuple[ir.Model, str]:
+    net = _Net(56, 6)
+    hidden = net.op("Relu", net.conv(net.x, 6, 56, 3, pads=[1, 1]), name="hidden")
+    deeper = net.op("Relu", net.conv(hidden, 5, 6, 3, pads=[2, 2], dilations=[2]))
+    pooled = net.op("ReduceMean", deeper, net.constant(np.array([2])), keepdims=0, name="pooled")
+    logits, confidence = net.dense(pooled, 5, 3), net.op("Sigmoid", net.dense(pooled, 5, 1))
+    return (
+        net.model(count=(logits, 3), confidence=(confidence, 1)),
+        """
+        input = { cell_order = "tone_frame" }
+        tones = { layout = "ruview56" }
+        outputs = [
+            { name = "count", kind = "logits", class_names = ["none", "one", "many"], trained_classes = [0, 1] },
+            { name = "confidence", kind = "regression" },
+        ]
+        baseline = { value = 0.25 }
+    """,
+    )
+
+
+def _conv_2d() -> tuple[ir.Model, str]:
+    net = _Net(1, 8, 12)
+    positive = np.abs(np.random.default_rng(3).standard_normal(4)).astype(np.float32) + 0.5
+    convolved = net.conv(net.x, 4, 1, 3, 3, pads=[1, 1, 1, 1], strides=[1, 2])
+    normed = net.op(
+        "BatchNormalization", convolved, net.weights(4), net.weights(4), net.weights(4), net.constant(positive)
+    )
+    pooled = net.op("MaxPool", net.op("Relu", normed), kernel_shape=[2, 2], strides=[2, 2])
+    flat = net.op("Flatten", net.op("GlobalAveragePool", pooled), axis=1)
+    return (
+        net.model(logits=(net.dense(flat, 4, 3), 3)),
+        """
+        input = { cell_order = "tone_frame" }
+        window = { frames = 12 }
+        outputs = [{ name = "logits", kind = "logits" }]
+    """,
+    )
+
+
+def _scrambled() -> tuple[ir.Model, str]:
+    net = _Net(10, 5)
+    hidden = net.op("Tanh", net.conv(net.x, 4, 10, 3, pads=[1, 1]))
+    pooled = net.op("ReduceMean", hidden, net.constant(np.array([2])), keepdims=0)
+    return (
+        net.model(logits=(net.dense(pooled, 4, 3), 3)),
+        """
+        input = { cell_order = "frame_tone" }
+        window = { frames = 5 }
+        tones = { layout = "unknown_10" }
+        outputs = [{ name = "logits", kind = "logits" }]
+        baseline = { tones = [0.1, 0.2, 0.3, 0.4, 0.5, -0.1, -0.2, -0.3, -0.4, -0.5] }
+    """,
+    )
+
+
+def _mlp() -> tuple[ir.Model, str]:
+    net = _Net(12)
+    hidden = net.op("Tanh", net.dense(net.x, 12, 8))
+    gated = net.op("Mul", hidden, net.op("Sigmoid", net.dense(net.x, 12, 8)))
+    return (
+        net.model(keypoints=(net.dense(gated, 8, 4), 4)),
+        """
+        input = { cell_order = "feature" }
+        outputs = [{ name = "keypoints", kind = "regression" }]
+    """,
+    )
+
+
+def _loaded(name: str, graph: ir.Model, manifest: str) -> Model:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}.onnx"
+        ir.save(graph, path)
+        (path.parent / MANIFEST).write_text(manifest.replace("\n        ", "\n"))
+        return load_model(path.parent)
