@@ -124,6 +124,14 @@ class Context:
             f"operator {operator_name(node)} at node '{node.name}', rule set '{self.rule_set_name}': {why}"
         )
 
+    def pad(self, value: ir.Value, rank: int, pads: Mapping[int, tuple[int, int]]) -> ir.Value:
+        """Pad with zeros, per axis (before, after).
+
+        Pads are given for every axis: ONNX Runtime 1.31 moves a Transpose through a Pad with an axes input wrongly.
+        """
+        full = [pads.get(axis, (0, 0)) for axis in range(rank)]
+        return self.op("Pad", value, self.ints([b for b, _ in full] + [a for _, a in full]))
+
     # -- shapes of cotangents -----------------------------------------------------------------------------------
 
     def typed(self, value: ir.Value, like: ir.Value) -> ir.Value:

@@ -102,7 +102,7 @@ def _transposed(ctx: Context, g: ir.Value, x: ir.Value, weight: ir.Value, shape:
 def window_of(ctx: Context, full: ir.Value, x: ir.Value, shape: Geometry) -> ir.Value:
     """Cut, from the gradient of the padded operand, that of the operand itself, its sizes known at run time only."""
     axes = list(range(2, 2 + shape.axes))
-    longer = ctx.op("Pad", full, ctx.ints([0] * shape.axes + [s - 1 for s in shape.stride]), None, ctx.ints(axes))
+    longer = ctx.pad(full, 2 + shape.axes, {2 + i: (0, s - 1) for i, s in enumerate(shape.stride)})
     begin = ctx.ints(shape.begin)
     end = ctx.op("Add", begin, ctx.op("Shape", x, start=2))
     return ctx.op("Slice", longer, begin, end, ctx.ints(axes))

@@ -27,7 +27,7 @@ def gather(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.V
         back = ctx.op("Unsqueeze", g, ctx.ints([axis])) if rank == 0 else g
         if rank > 1:
             back = ctx.op("Squeeze", g, ctx.ints(range(axis, axis + rank - 1)))
-        return [_padded(ctx, back, axis, at, size - at - 1, x)]
+        return [ctx.pad(back, ctx.rank(x), {axis: (at, size - at - 1)})]
     flat = ctx.op("Reshape", indices, ctx.ints([-1]))
     shape = ctx.op("Shape", g)
     if rank != 1:
@@ -107,9 +107,7 @@ def slice_(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.V
     axes = _slice_axes(ctx, node, x)
     plain = _plain_slice(ctx, node, x, axes)
     if plain is not None:
-        for axis, before, after in plain:
-            g = _padded(ctx, g, axis, before, after, None)
-        return [g]
+        return [ctx.pad(g, ctx.rank(x), plain) if any(map(any, plain.values())) else g]
     steps = node.inputs[4] if len(node.inputs) > 4 else None
     for i, axis in enumerate(axes):
         # The same slice, taken of the positions themselves, says where each element came from.
@@ -134,8 +132,8 @@ def _slice_axes(ctx: Context, node: ir.Node, x: ir.Value) -> list[int]:
     return [int(a) % ctx.rank(x) for a in known.ravel()]
 
 
-def _plain_slice(ctx: Context, node: ir.Node, x: ir.Value, axes: Sequence[int]) -> list[tuple[int, int, int]] | None:
-    """Return (axis, left out before, left out after) where all is known and every step is one."""
+def _plain_slice(ctx: Context, node: ir.Node, x: ir.Value, axes: Sequence[int]) -> dict[int, tuple[int, int]] | None:
+    """Return how much is left out before and after, by axis, where all is known and every step is one."""
     found = [ctx.value_of(v) for v in node.inputs[1:3]]
     steps = ctx.value_of(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4] is not None else 1
     sizes = [ctx.dims(x)[a] for a in axes]
@@ -143,10 +141,10 @@ def _plain_slice(ctx: Context, node: ir.Node, x: ir.Value, axes: Sequence[int]) 
         return None
     if not np.all(np.asarray(steps) == 1):
         return None
-    plain = []
+    plain = {}
     for axis, size, start, end in zip(axes, sizes, found[0].ravel(), found[1].ravel(), strict=True):
         first, last, _ = slice(int(start), int(end)).indices(int(str(size)))
-        plain.append((axis, first, int(str(size)) - max(last, first)))
+        plain[axis] = (first, int(str(size)) - max(last, first))
     return plain
 
 
@@ -158,13 +156,6 @@ def _scatter_widen(ctx: Context, g: ir.Value, picked: ir.Value, size: ir.Value, 
     zeros = ctx.op("Expand", ctx.op("CastLike", ctx.constant(0.0, np.float32), g), shape)
     wide = ctx.op("ScatterND", zeros, ctx.op("Unsqueeze", picked, ctx.ints([1])), front)
     return ctx.op("Transpose", wide, perm=[order.index(a) for a in range(rank)])
-
-
-def _padded(ctx: Context, g: ir.Value, axis: int, before: int, after: int, like: ir.Value | None) -> ir.Value:
-    if not before and not after:
-        return g
-    padded = ctx.op("Pad", g, ctx.ints([before, after]), None, ctx.ints([axis]))
-    return padded if like is None else ctx.typed(padded, like)
 
 
 def split(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:

@@ -58,20 +58,12 @@ def instance_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) 
 
 
 def group_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Normalisation over the channels and positions of each group; scale and bias per channel, or per group."""
+    """Normalisation over the channels and positions of each group; scale and bias per channel."""
     x, scale, g = required(node.inputs[0]), required(node.inputs[1]), required(cotangents[0])
     if any(ctx.need(v) for v in node.inputs[1:]):
         raise ctx.unsupported(node, "its scale or bias depends on the input")
     groups = ctx.attribute(node, "num_groups")
-    channels = ctx.dims(x)[1]
-    if not isinstance(channels, int):
-        raise ctx.unsupported(node, "its number of channels is not static")
-    by_channel = ctx.dims(scale)[0] == channels  # since opset 21; before, per group
-    weight = scale
-    if not by_channel:
-        each = ctx.op("Expand", ctx.op("Unsqueeze", scale, ctx.ints([1])), ctx.ints([groups, channels // groups]))
-        weight = ctx.op("Reshape", each, ctx.ints([-1]))
-    weight = ctx.op("Reshape", weight, ctx.ints([-1, *[1] * (ctx.rank(x) - 2)]))
+    weight = ctx.op("Reshape", scale, ctx.ints([-1, *[1] * (ctx.rank(x) - 2)]))
     apart = ctx.ints([0, groups, -1])
     grouped = ctx.op("Reshape", x, apart)
     centred, inverse = _standardised(ctx, grouped, [2], ctx.attribute(node, "epsilon", 1e-5), like=x)

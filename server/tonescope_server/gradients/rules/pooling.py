@@ -91,8 +91,7 @@ def _spread(ctx: Context, share: ir.Value, x: ir.Value, shape: Geometry) -> ir.V
         left = shape.leftover()
         end = [e - v for e, v in zip(shape.end, left, strict=True)]
         if any(e < 0 for e in end):
-            grow = ctx.ints([0] * shape.axes + [max(-e, 0) for e in end])
-            full = ctx.op("Pad", full, grow, None, ctx.ints(range(2, 2 + shape.axes)))
+            full = ctx.pad(full, 2 + shape.axes, {2 + i: (0, max(-e, 0)) for i, e in enumerate(end)})
         full = cropped(ctx, full, shape.begin, [max(e, 0) for e in end])
     else:
         full = window_of(ctx, full, x, shape)
