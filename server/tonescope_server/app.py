@@ -15,12 +15,12 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+
 from tonescope.v1 import (
     attribution_service_pb2_grpc,
     method_service_pb2_grpc,
     model_service_pb2_grpc,
 )
-
 from tonescope_server.config import Config, host_and_port
 from tonescope_server.errors import ConfigurationError
 from tonescope_server.live.session import Drain, Totals
@@ -226,21 +226,24 @@ def _bind(server: grpc.aio.Server, address: str) -> str:
     """Bind and return the address with its real port."""
     host, port = host_and_port(address)
     try:
+        _probe(host, port)
         got = server.add_insecure_port(address)
+    except OSError as error:
+        raise ConfigurationError(f"listen {address}: {(error.strerror or str(error)).lower()}") from error
     except RuntimeError as error:
-        raise ConfigurationError(f"listen {address}: {_why_not(host, port)}") from error
+        raise ConfigurationError(f"listen {address}: cannot be bound") from error
     return f"{address.rpartition(':')[0]}:{got}"
 
 
-def _why_not(host: str, port: int) -> str:
-    """Say why an address cannot be bound: gRPC does not, the system does."""
-    try:
-        family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.bind(where)
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
-    return "the address cannot be bound"
+def _probe(host: str, port: int) -> None:
+    """Bind for a moment: where an address cannot be had, the system says why, and gRPC only that."""
+    family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as probe:
+        # As gRPC's own sockets: a port whose last connections still linger is free, one that is listened on is not.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(where)
+        if port:
+            probe.listen(1)
 
 
 def _metrics(totals: Totals, address: str) -> Callable[[], None]:

@@ -14,10 +14,10 @@ from typing import Any
 
 import grpc
 import structlog
+
 from tonescope.v1 import attribution_service_pb2 as service_pb2
 from tonescope.v1 import attribution_service_pb2_grpc as service_grpc
 from tonescope.v1 import live_pb2
-
 from tonescope_server.engine.prepared import Prepared
 from tonescope_server.errors import OverloadedError, UnavailableError
 from tonescope_server.live.batch import Patience, Runner, explain_all

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from google.protobuf import json_format, struct_pb2
-from tonescope.v1 import attribution_pb2, csi_pb2, live_pb2, tensor_pb2
 
+from tonescope.v1 import attribution_pb2, csi_pb2, live_pb2, tensor_pb2
 from tonescope_server.csi.decoders import Decoder
 from tonescope_server.csi.frames import Frame
 from tonescope_server.csi.tones import ToneKind, ToneTable

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tonescope.v1 import attribution_pb2, error_pb2, tensor_pb2
 
+from tonescope.v1 import attribution_pb2, error_pb2, tensor_pb2
 from tonescope_server.engine.prepared import Prepared
 from tonescope_server.errors import TonescopeError
 from tonescope_server.live.messages import Answer, Job, Running

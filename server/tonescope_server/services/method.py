@@ -7,7 +7,6 @@ from typing import Any
 
 from tonescope.v1 import method_service_pb2 as service_pb2
 from tonescope.v1 import method_service_pb2_grpc as service_grpc
-
 from tonescope_server.plugin.api import Method, Requirement
 from tonescope_server.plugin.host import PluginHost
 

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from tonescope.v1 import model_pb2, tensor_pb2
 from tonescope.v1 import model_service_pb2 as service_pb2
 from tonescope.v1 import model_service_pb2_grpc as service_grpc
-
 from tonescope_server.engine.explainer import Explainer
 from tonescope_server.errors import UnavailableError
 from tonescope_server.live.session import Drain

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from tonescope.v1 import error_pb2, live_pb2
-
 from tonescope_server.live.messages import Draining, Dropped, Notice, Rejected, Warned
 from tonescope_server.services.status import problem_of
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
-from tonescope.v1 import error_pb2
 
+from tonescope.v1 import error_pb2
 from tonescope_server import errors
 
 DOMAIN = "tonescope"
