@@ -34,6 +34,7 @@ class Context:
         self.rule_set_name = ""
         self._tape = ir.tape.Tape(graph)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._counts: dict[str, int] = {}
         self._needed: set[ir.Value] = set()
         self._unexpanded: set[ir.Value] = set()
         self._serial = len(graph.initializers)
@@ -47,6 +48,11 @@ class Context:
     def ops(self, op_type: str, *inputs: ir.Value | None, outputs: int, **attributes: Any) -> Sequence[ir.Value]:
         """Emit a node with several outputs and return them."""
         return self._tape.op_multi_out(op_type, inputs, attributes, num_outputs=outputs)
+
+    def count(self, kind: str) -> int:
+        """Return how many of a kind there were before this one: for names that must be unique."""
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        return self._counts[kind] - 1
 
     def constant(self, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> ir.Value:
         """Return an initializer with these elements; equal ones are shared."""
