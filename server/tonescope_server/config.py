@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from tonescope_server.demo import store_path
 from tonescope_server.errors import ConfigurationError
 
 PREFIX = "TONESCOPE_"
@@ -24,12 +25,19 @@ Address = Annotated[str, Field(max_length=255)]
 _HOST_PORT = re.compile(r"^(\[[0-9a-fA-F:.%]+\]|[^:\[\]\s]+):(\d{1,5})$")
 
 
+def usual_store() -> Path:
+    """Return the store of those who name none: ``models`` in the working folder, else the bundled one."""
+    here = Path("models")
+    return here if here.is_dir() else store_path()
+
+
 class Config(BaseSettings):
     """The daemon's settings.
 
     Attributes:
         listen: host and port; port 0 takes a free one, which is printed.
-        store: the folder of models.
+        store: the folder of models; by default ``models`` in the working folder, or, where there is none, the bundled
+            one with the demonstration model.
         threads: threads of ONNX Runtime within one run; two help large graphs and hurt small ones.
         workers: threads that run what is too dear for the event loop.
         max_streams: live streams at once; one more is refused.
@@ -46,7 +54,7 @@ class Config(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     listen: Address = "127.0.0.1:50551"
-    store: Path = Path("models")
+    store: Path = Field(default_factory=usual_store)
     threads: Positive = 1
     workers: Positive = max(1, min(4, os.cpu_count() or 1))
     max_streams: Positive = 1024

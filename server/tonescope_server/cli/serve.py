@@ -9,7 +9,7 @@ import typer
 
 
 def serve(
-    store: Annotated[Path | None, typer.Option(help="Folder of models.", show_default="models")] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder of models.", show_default="models, or the bundled one")] = None,
     listen: Annotated[
         str | None, typer.Option(help="host:port; port 0 takes a free one.", show_default="127.0.0.1:50551")
     ] = None,
@@ -33,7 +33,7 @@ def serve(
     Every setting also goes into the TOML file and, as TONESCOPE_<SETTING>, into the environment.
     Flags win over the environment, and the environment over the file.
 
-    Example: tonescope serve --store models --listen 0.0.0.0:50551
+    Example: tonescope serve --store models --listen 127.0.0.1:50551
     """
     flags = {name: value for name, value in locals().items() if name != "config"}
 
