@@ -324,8 +324,10 @@ def test_leaving_early_ends_the_stream_and_its_threads(client: tonescope.Client)
 def test_where_no_daemon_is_a_stream_says_so_at_once_unless_told_to_wait(tiny_store: Path) -> None:
     port = free_port()
     with tonescope.connect(f"127.0.0.1:{port}") as client:
+        began = time.monotonic()
         with pytest.raises(errors.UnavailableError, match="no daemon answers"):
             list(client.live(model="tiny", frames=frames(4)))
+        assert time.monotonic() - began < 5
         patient = Retry(first_s=0.05, cap_s=0.2, attempts=200, wait_for_daemon=True)
         stream = client.live(model="tiny", frames=frames(4), retry=patient)
         late = Daemon(tiny_store, port)
@@ -365,6 +367,22 @@ def test_after_the_daemon_is_gone_and_back_nothing_is_lost_and_nothing_is_repeat
     assert stream.counts.forgotten == stream.counts.discarded == 0
 
 
+def test_a_daemon_that_drains_in_the_middle_of_a_long_stream_loses_none_of_it(mortal: Daemon) -> None:
+    n = 6000
+    answered = []
+    with tonescope.connect(mortal.address) as client:
+        stream = client.live(model="tiny", frames=frames(n), retry=FAST, overload="back_pressure", buffer=20_000)
+        for each in stream:
+            answered.append((each.first_sequence, each.last_sequence))
+            if len(answered) == 1:
+                stopping = threading.Thread(target=lambda: (mortal.stop(), mortal.start()))
+                stopping.start()
+    stopping.join()
+    assert answered == expected_windows(n)
+    assert stream.counts.reconnects >= 1
+    assert "draining" in {notice.kind for notice in stream.notices()}
+
+
 def slow(items: list[Frame], seconds: float) -> Iterator[Frame]:
     for item in items:
         time.sleep(seconds)
@@ -385,15 +403,17 @@ def test_windows_too_are_neither_lost_nor_repeated(mortal: Daemon, windows: np.n
 
 
 def test_a_daemon_that_stays_away_ends_the_stream_after_the_last_attempt(mortal: Daemon) -> None:
-    retry = Retry(first_s=0.01, cap_s=0.02, attempts=4)
+    retry = Retry(first_s=0.1, cap_s=0.2, attempts=4)
     with tonescope.connect(mortal.address) as client:
         stream = client.live(model="tiny", retry=retry)
         for frame in frames(4):
             stream.send(frame)
         assert stream.receive(timeout=10) is not None
         mortal.stop(signal.SIGKILL)
+        began = time.monotonic()
         with pytest.raises(errors.UnavailableError, match="no daemon answers"):
             stream.receive(timeout=20)
+        assert time.monotonic() - began >= 0.3  # half of 0.1 + 0.2 + 0.2 + 0.2: the jitter takes no more
         assert stream.counts.reconnects == 4
 
 

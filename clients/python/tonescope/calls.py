@@ -14,7 +14,6 @@ from tonescope.errors import InvalidInputError, ShapeError
 from tonescope.request import (
     Statistics,
     TargetLike,
-    Window,
     WindowLike,
     normalisation,
     options,
@@ -65,8 +64,9 @@ def explain_requests(
 
 
 def _messages(windows: Windows) -> Iterator[csi_pb2.Window]:
-    if isinstance(windows, Window):
-        raise ShapeError("windows: expected an array with a batch axis or a list of windows, got one Window")
+    if not isinstance(windows, np.ndarray | Sequence):
+        got = type(windows).__name__
+        raise ShapeError(f"windows: expected an array with a batch axis or a list of windows, got one {got}")
     if isinstance(windows, np.ndarray) and windows.ndim < 2:
         raise ShapeError(f"windows: expected a batch axis and the input's shape, got {windows.shape}")
     for window in windows:

@@ -189,23 +189,23 @@ def _top(result: NodeResult) -> list[dict[str, Any]]:
 
 def _show(played: Played, results: Mapping[int, NodeResult], stream: tonescope.LiveStream) -> None:
     summary = summary_of(played, results, stream)
-    table = Table(
-        "node", "frames", "other lengths", "windows", "predictions", "null share", "strongest tones", box=None
-    )
+    table = Table("node", "frames", "other lengths", "windows", "null share", "strongest tones", box=None)
     for node in summary["nodes"]:
         wrong = ", ".join(f"{kind.removeprefix('length_')}: {n}" for kind, n in node["frames_of_other_lengths"].items())
-        said = ", ".join(f"{name} {count}" for name, count in list(node["predictions"].items())[:4])
         share = node["mean_null_tone_share"]
         table.add_row(
             str(node["node"]),
             str(node["frames_sent"]),
             wrong or "—",
             str(node["windows_explained"]),
-            said or "—",
             "—" if share is None else f"{share:.1%}",
             " ".join(top["tone"] for top in node["top"]) or "—",
         )
     out.print(table)
+    for node in summary["nodes"]:
+        said = ", ".join(f"{name} {count}" for name, count in node["predictions"].items())
+        if said:
+            out.print(f"node {node['node']}: predictions: {said}", markup=False, soft_wrap=True)
     for name, kinds in played.skipped.items():
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         out.print(f"node {'—' if name is None else name}: records that are not CSI: {listed}", markup=False)
