@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tonescope_server.csi.cells import cell_map
+from tonescope_server.csi.tones import tone_table
+from tonescope_server.engine.null_sums import NullSums
+
+TABLE = tone_table("esp_lltf")
+SHAPES = {"tone_frame": (64, 3), "frame_tone": (3, 64)}
+
+
+@pytest.fixture(params=sorted(SHAPES))
+def model(request):
+    return SimpleNamespace(cells=cell_map(SHAPES[request.param], TABLE, request.param, 3), table=TABLE)
+
+
+def test_the_share_is_that_of_the_null_tones_cells(model):
+    cells = np.random.default_rng(0).standard_normal((5, *model.cells.shape)).astype(np.float32)
+    by_frame = np.abs(model.cells.frames(cells))
+    expected = by_frame[..., TABLE.null_mask].sum(axis=(1, 2)) / by_frame.sum(axis=(1, 2))
+    assert expected.min() > 0.05
+    # One float32 sum over 192 cells against another in a different order.
+    np.testing.assert_allclose(NullSums.of(model).share(cells, cells), expected, rtol=1e-5)
+
+
+def test_without_cells_the_share_is_that_of_the_tones(model):
+    tones = np.random.default_rng(1).standard_normal((5, 64)).astype(np.float32)
+    magnitudes = np.abs(tones)
+    expected = magnitudes[:, TABLE.null_mask].sum(axis=1) / magnitudes.sum(axis=1)
+    np.testing.assert_allclose(NullSums.of(model).share(None, tones), expected, rtol=1e-5)
+
+
+def test_an_attribution_of_nothing_has_no_share_on_null_tones(model):
+    assert NullSums.of(model).share(None, np.zeros((2, 64), np.float32)).tolist() == [0.0, 0.0]
