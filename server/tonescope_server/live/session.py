@@ -19,6 +19,11 @@ from tonescope_server.live.messages import Answer, Draining, Job, Notice
 from tonescope_server.live.running import RunningMean
 from tonescope_server.types import Attribution
 
+# How long the reader may get ahead of a sender that does not wait for its answers.
+GATHER_S = 300e-6
+# How many answers go by, at most, before that is tried again.
+MAX_VAIN = 256
+
 Receive = Callable[[], Awaitable[list[Job] | None]]
 Send = Callable[[Sequence[Answer] | Notice], Awaitable[None]]
 
@@ -64,6 +69,7 @@ class Session:
         self._room = asyncio.Event()
         self._notices: list[Notice] = []
         self._explained = self._failed = 0
+        self._not_now, self._vain = 0, 1
 
     async def run(self, receive: Receive, send: Send, drain: Drain) -> None:
         """Answer the stream until its client ends it, or the daemon drains; then send the summary.
@@ -110,6 +116,8 @@ class Session:
     async def _answer(self, reader: asyncio.Task[None], send: Send) -> None:
         """Explain what waits until nothing more can come."""
         while True:
+            if self._news.is_set() and self._runner.inline:
+                await self._gather()
             self._news.clear()
             jobs = self._buffer.take(self._runner.most, time.perf_counter())
             self._room.set()
@@ -122,6 +130,23 @@ class Session:
                 return
             else:
                 await self._news.wait()
+                self._news.clear()
+
+    async def _gather(self) -> None:
+        """Let the reader get ahead of the computing, which keeps it from the loop.
+
+        A sender that does not wait for its answers is served twice as fast by few large answers as by many small
+        ones. One that does wait sends nothing meanwhile: after each time in vain, this is tried half as often.
+        """
+        if self._not_now:
+            self._not_now -= 1
+            return
+        waiting, until = len(self._buffer), time.perf_counter() + GATHER_S
+        while len(self._buffer) < self._runner.most and time.perf_counter() < until:
+            await asyncio.sleep(0)
+        in_vain = len(self._buffer) == waiting
+        self._vain = min(2 * self._vain, MAX_VAIN) if in_vain else 1
+        self._not_now = self._vain if in_vain else 0
 
     async def _say_notices(self, send: Send) -> None:
         self._notices += self._intake.notices
