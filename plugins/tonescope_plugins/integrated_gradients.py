@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from tonescope_server import plugin
-from tonescope_server.errors import ParameterError, ShapeError
 from tonescope_server.gradients.tape import Tape
 
 # Points evaluated in one run. More buys nothing on a CPU and holds more memory; deadlines are honoured between runs.
 POINTS_PER_RUN = 64
-
-
-def _as_lists(value: Any) -> Any:
-    """Let an array stand for the nested lists that travel on the wire."""
-    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 class IntegratedGradientsParameters(plugin.Parameters):
@@ -32,11 +26,7 @@ class IntegratedGradientsParameters(plugin.Parameters):
         description="Quadrature: Gauss-Legendre; the trapezoid; or Captum's riemann_trapezoid, whose weights sum to "
         "(n-1)/n.",
     )
-    baseline: Annotated[float | list[Any] | None, BeforeValidator(_as_lists)] = Field(
-        None,
-        description="Where the path starts: one number for every cell, or an array of the input's shape, with or "
-        "without a leading axis of 1 or of the batch; absent means the manifest's baseline, else zero.",
-    )
+    baseline: plugin.Baseline = None
 
 
 class IntegratedGradients(plugin.GraphMethod):
@@ -72,7 +62,7 @@ class IntegratedGradients(plugin.GraphMethod):
     def feeds(self, windows: plugin.Windows, parameters: Any) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
         """Yield the path in runs of a bounded number of points."""
         nodes, weights = quadrature(parameters.rule, parameters.n_steps)
-        baseline = _baseline(windows, parameters.baseline)
+        baseline = plugin.baseline_of(windows, parameters.baseline)
         shape = (1, -1, *[1] * (windows.x.ndim - 1))
         for start in range(0, nodes.size, POINTS_PER_RUN):
             stop = start + POINTS_PER_RUN
@@ -105,32 +95,6 @@ def quadrature(rule: str, n: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[
     weights = np.full(n, 1.0 / (n - 1 if rule == "trapezoid" else n))
     weights[[0, -1]] /= 2.0
     return nodes, weights
-
-
-def _baseline(windows: plugin.Windows, given: float | list[Any] | None) -> npt.NDArray[Any]:
-    """Return the baseline, ``(1, *input shape)`` or one per window, of the windows' element type."""
-    if given is None:
-        return windows.baseline
-    shape = windows.x.shape
-    try:
-        with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused below
-            array = np.asarray(given, np.float64).astype(windows.x.dtype)
-    except (ValueError, TypeError) as error:
-        raise ParameterError(f"parameter 'baseline': expected a number or nested lists of numbers ({error})") from error
-    if not np.isfinite(array).all():
-        raise ParameterError("parameter 'baseline': expected finite numbers, got NaN or infinity")
-    if array.ndim == 0:
-        return np.full((1, *shape[1:]), array, windows.x.dtype)
-    if array.shape == shape[1:]:
-        return array[None]
-    if array.shape[1:] == shape[1:] and len(array) == 1:
-        return array
-    if array.shape[1:] == shape[1:] and len(array) > int(windows.rows.max()):
-        return array[windows.rows]
-    raise ShapeError(
-        "parameter 'baseline': "
-        f"expected {shape[1:]}, alone or with a leading axis of 1 or of the batch; got {array.shape}"
-    )
 
 
 @plugin.hookimpl

@@ -59,6 +59,10 @@ CALLS = {
     "input_x_gradient": lambda e, x, t, p: e.explain(x, "input_x_gradient", t).cells,
     "integrated_gradients": lambda e, x, t, p: _integrated(e, x, t, p).cells,
     "integrated_gradients_delta": lambda e, x, t, p: _integrated(e, x, t, p).convergence_delta,
+    "guided_backprop": lambda e, x, t, p: e.explain(x, "guided_backprop", t).cells,
+    "deconvolution": lambda e, x, t, p: e.explain(x, "deconvnet", t).cells,
+    "deeplift": lambda e, x, t, p: e.explain(x, "deep_lift", t, baseline=p["baseline"]).cells,
+    "deeplift_delta": lambda e, x, t, p: e.explain(x, "deep_lift", t, baseline=p["baseline"]).convergence_delta,
     "occlusion_rows": lambda e, x, t, p: e.explain(x, "occlusion", t, along=p["axis"], fill="baseline").units,
     "r5_saliency_analytic": lambda e, x, t, p: e.explain(x, "subcarrier_saliency", t).tones.mean(axis=0),
 }

@@ -37,6 +37,7 @@ class Context:
         self._counts: dict[str, int] = {}
         self._needed: set[ir.Value] = set()
         self._unexpanded: set[ir.Value] = set()
+        self._references: dict[ir.Value, ir.Value] = {}
         self._serial = len(graph.initializers)
 
     # -- emitting -----------------------------------------------------------------------------------------------
@@ -48,6 +49,14 @@ class Context:
     def ops(self, op_type: str, *inputs: ir.Value | None, outputs: int, **attributes: Any) -> Sequence[ir.Value]:
         """Emit a node with several outputs and return them."""
         return self._tape.op_multi_out(op_type, inputs, attributes, num_outputs=outputs)
+
+    def again(self, node: ir.Node, operands: Sequence[ir.Value | None]) -> Sequence[ir.Value]:
+        """Emit the same operator, with the same attributes, on other operands; return its outputs."""
+        copy = ir.Node(
+            node.domain, node.op_type, operands, list(node.attributes.values()), num_outputs=len(node.outputs)
+        )
+        self.graph.append(copy)
+        return copy.outputs
 
     def count(self, kind: str) -> int:
         """Return how many of a kind there were before this one: for names that must be unique."""
@@ -123,6 +132,19 @@ class Context:
     def need(self, value: ir.Value | None) -> bool:
         """Tell whether a cotangent for ``value`` is of any use; rules skip the work where it is not."""
         return value is not None and value in self._needed
+
+    def also_need(self, value: ir.Value) -> ir.Value:
+        """Say that a cotangent for an emitted value is wanted: a rule may hand stand-ins for operands to another."""
+        self._needed.add(value)
+        return value
+
+    def set_references(self, references: Mapping[ir.Value, ir.Value]) -> None:
+        """Say what each value is at the reference input."""
+        self._references.update(references)
+
+    def reference(self, value: ir.Value) -> ir.Value:
+        """Return what a value is at the reference input: itself where it does not depend on the input."""
+        return self._references.get(value, value)
 
     def unsupported(self, node: ir.Node, why: str) -> UnsupportedOperatorError:
         """Make the error for a node that the rule cannot differentiate as it is."""

@@ -6,9 +6,9 @@ What a rule does is in ``rules/``; how rules are applied is in ``differentiate``
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
@@ -37,19 +37,27 @@ class RuleSet:
         rules: rule by operator: ``"Relu"`` for the default ONNX domain, ``"com.microsoft::Gelu"`` for others.
         summary: one line.
         source: the paper, or "".
+        reference: whether its rules compare with a second forward pass, at a baseline.
+        relevance: whether what flows back is relevance, which starts as the target's own value, and not a cotangent.
     """
 
     name: str
     rules: Mapping[str, Rule] = field(repr=False)
     summary: str = ""
     source: str = ""
+    reference: bool = False
+    relevance: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", MappingProxyType(dict(self.rules)))
 
-    def override(self, name: str, rules: Mapping[str, Rule], *, summary: str = "", source: str = "") -> RuleSet:
-        """Return a new rule set that differs in the given operators only."""
-        return RuleSet(name, {**self.rules, **rules}, summary, source)
+    def override(self, name: str, rules: Mapping[str, Rule], **about: Any) -> RuleSet:
+        """Return a new rule set that differs in the given operators, and in what ``about`` says, only."""
+        return replace(self, name=name, rules={**self.rules, **rules}, **about)
+
+    def without(self, *operators: str) -> RuleSet:
+        """Return this rule set without the rules of some operators: they are refused then, not done wrongly."""
+        return replace(self, rules={k: v for k, v in self.rules.items() if k not in operators})
 
     def rule_for(self, node: ir.Node) -> Rule | None:
         """Return the rule of ``node``'s operator, or None where there is none."""

@@ -85,11 +85,13 @@ class Evaluation:
         gradient: by ``at``, of its shape.
         score: the target's value at the points: ``(batch)``, or ``(batch, K)`` for K points per sample.
         at: what the model was differentiated by: the input, the points, or an internal value.
+        reference_score: the target's value at the reference, ``(batch)``; None without one.
     """
 
     gradient: Var
     score: Var
     at: Var
+    reference_score: Var | None = None
 
 
 class Tape:
@@ -141,6 +143,7 @@ class Tape:
         self._dtype = self.context.dtype(self._input)
         shape = tuple(d if isinstance(d, int) else -1 for d in self.context.dims(self._input)[1:])
         self.x = Var(self, self._input, shape)
+        self._weights: set[ir.Value] = set()
         self._evaluated = False
 
     # -- inputs and results -------------------------------------------------------------------------------------
@@ -161,17 +164,25 @@ class Tape:
 
     # -- the model ----------------------------------------------------------------------------------------------
 
-    def evaluate(self, rule_set: str = "standard") -> Evaluation:
-        """Evaluate and differentiate the model at ``x``."""
-        return self.evaluate_at([str(self._input.name)], rule_set)[0]
+    def evaluate(self, rule_set: str | RuleSet = "standard", *, reference: Var | None = None) -> Evaluation:
+        """Evaluate and differentiate the model at ``x``.
 
-    def evaluate_at(self, names: Sequence[str], rule_set: str = "standard") -> list[Evaluation]:
+        Args:
+            rule_set: the backward rules, or their name.
+            reference: the input that a rule set with a reference compares with, ``(1 or batch, *input shape)``.
+        """
+        return self.evaluate_at([str(self._input.name)], rule_set, reference=reference)[0]
+
+    def evaluate_at(
+        self, names: Sequence[str], rule_set: str | RuleSet = "standard", *, reference: Var | None = None
+    ) -> list[Evaluation]:
         """Evaluate the model at ``x`` and differentiate it by values of the graph.
 
         Args:
             names: the input, or internal values that the tape was told to keep. Nodes upstream of all of them cost
                 nothing in the backward pass.
-            rule_set: the backward rules.
+            rule_set: the backward rules, or their name.
+            reference: as for ``evaluate``.
 
         Returns:
             One evaluation per name, with the gradient and the value itself, all in the value's own shape.
@@ -179,13 +190,18 @@ class Tape:
         self._once()
         values = values_by_name(self._graph)
         by = [named(values, name) for name in names]
+        rules = rule_set if isinstance(rule_set, RuleSet) else self._rule_sets(rule_set)
         score, cotangents = self._scored(self._model_outputs)
-        gradients = self._pulled(cotangents, by, rule_set)
+        at_reference = self._add_reference(reference, score) if rules.reference else None
+        if rules.relevance:
+            cotangents = {v: self.context.typed(self.context.op("Mul", v, w), v) for v, w in cotangents.items()}
+        gradients = self._pulled(cotangents, by, rules)
         self._named("score", score)
         self._name_outputs(self._model_outputs)
         total = Var(self, score, ())
+        base = None if at_reference is None else Var(self, at_reference, ())
         return [
-            Evaluation(self._var(gradient, value), total, self._var(value, value))
+            Evaluation(self._var(gradient, value), total, self._var(value, value), base)
             for gradient, value in zip(gradients, by, strict=True)
         ]
 
@@ -229,7 +245,7 @@ class Tape:
         for value, original in zip(at_anchor, self._model_outputs, strict=True):
             context.typed(value, original)
         score, cotangents = self._scored(self._model_outputs, at_anchor, per_window)
-        gradient = self._unflattened(self._pulled(cotangents, [flat], rule_set)[0], per_window)
+        gradient = self._unflattened(self._pulled(cotangents, [flat], self._rule_sets(rule_set))[0], per_window)
         score = context.op("Reshape", score, per_window)
         anchored = context.op("Gather", score, context.constant(np.int64(anchor)), axis=1)
         self._named("score", anchored)
@@ -319,7 +335,7 @@ class Tape:
                 weights = context.op("Mul", weights, context.scalar(term.scale, flat))
             if per_window is not None:
                 weights = self._repeated(weights, per_window, flat)
-            context.typed(weights, flat)
+            self._weights.add(context.typed(weights, flat))
             transformed = context.typed(context.op("LogSoftmax", flat, axis=1), flat) if term.log_softmax else flat
             part = context.op("ReduceSum", context.op("Mul", transformed, weights), context.ints([1]), keepdims=0)
             total = part if total is None else context.op("Add", total, part)
@@ -353,9 +369,28 @@ class Tape:
         whole = context.op("Expand", one, context.op("Concat", per_window, context.ints([1]), axis=0))
         return context.op("Flatten", whole, axis=2)
 
-    def _pulled(self, cotangents: dict[ir.Value, ir.Value], by: Sequence[ir.Value], rule_set: str) -> list[ir.Value]:
-        self.rule_set_used = rule_set
-        return pull_back(self.context, cotangents, by, self._rule_sets(rule_set))
+    def _pulled(
+        self, cotangents: dict[ir.Value, ir.Value], by: Sequence[ir.Value], rule_set: RuleSet
+    ) -> list[ir.Value]:
+        self.rule_set_used = rule_set.name
+        return pull_back(self.context, cotangents, by, rule_set)
+
+    def _add_reference(self, reference: Var | None, score: ir.Value) -> ir.Value:
+        """Evaluate the model and the target at the reference too, in the same graph; return the score there."""
+        if reference is None:
+            raise MethodNotApplicableError("this rule set compares with a reference input, and none was given")
+        context = self.context
+        whole = context.op("Expand", reference.value, context.op("Shape", self._input))
+        twins = {self._input: context.typed(whole, self._input)}
+        for node in list(self._graph):
+            # The weights of a predicted target are those of the window, at the reference too.
+            if node.outputs[0] in self._weights or not any(v in twins for v in node.inputs if v is not None):
+                continue
+            operands = [None if v is None else twins.get(v, v) for v in node.inputs]
+            for old, new in zip(node.outputs, context.again(node, operands), strict=True):
+                twins[old] = context.typed(new, old)
+        context.set_references(twins)
+        return twins[score]
 
     def _var(self, value: ir.Value, like: ir.Value) -> Var:
         return Var(self, value, tuple(d if isinstance(d, int) else -1 for d in self.context.dims(like)[1:]))

@@ -11,9 +11,11 @@ from tonescope_server.plugin.api import (
     Requirement,
     Windows,
 )
+from tonescope_server.plugin.baseline import Baseline, baseline_of
 
 __all__ = [
     "NAME",
+    "Baseline",
     "Estimate",
     "GraphMethod",
     "Method",
@@ -22,5 +24,6 @@ __all__ = [
     "ProceduralMethod",
     "Requirement",
     "Windows",
+    "baseline_of",
     "hookimpl",
 ]
