@@ -1,4 +1,4 @@
-"""Plain values that every layer shares. Nothing here computes; nothing here imports the project.
+"""Plain values that every layer shares. Nothing here imports the project, or computes more than it is asked for.
 
 Tones and frames live in ``csi``; what a method is lives in ``plugin.api``.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ class Prediction:
         scores: the class scores the prediction is read from (the first output), ``(batch, n)``.
         class_index: the largest class score per window, ``(batch,)``; None for a regression model.
         class_names: names by class index; empty where the manifest has none.
-        probabilities: softmax (at the manifest's temperature) or the model's own, ``(batch, n)``; None for regression.
+        temperature: of the softmax over the scores; None where the scores are probabilities, or values, already.
         untrained: per window, whether the predicted class is one that the manifest says was never trained.
     """
 
@@ -104,8 +105,20 @@ class Prediction:
     scores: FloatArray
     class_index: IntArray | None = None
     class_names: tuple[str, ...] = ()
-    probabilities: FloatArray | None = None
+    temperature: float | None = None
     untrained: BoolArray | None = None
+
+    @cached_property
+    def probabilities(self) -> FloatArray | None:
+        """Probabilities of the classes, ``(batch, n)``: softmax at the temperature, or the model's own.
+
+        None for regression. Worked out when first asked for: it costs a tenth of a whole small explanation.
+        """
+        if self.class_index is None or self.temperature is None:
+            return None if self.class_index is None else self.scores
+        powers = np.exp((self.scores - self.scores.max(axis=1, keepdims=True)) / self.temperature)
+        result: FloatArray = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32, copy=False)
+        return result
 
 
 @dataclass(frozen=True)

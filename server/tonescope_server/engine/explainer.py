@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
+from tonescope_server.engine.null_sums import NullSums
 from tonescope_server.engine.plan import Plan, PlanCache
-from tonescope_server.engine.prediction import predictions
+from tonescope_server.engine.prediction import PredictionReader
 from tonescope_server.engine.prepared import Check, Prepared, never
 from tonescope_server.engine.session import Session
 from tonescope_server.engine.targets import Resolved, TargetLike, as_target, resolve
@@ -110,7 +111,7 @@ class Explainer:
             ShapeError, DtypeError, NonFiniteError: what is wrong with ``x``.
         """
         windows = checked(self.model, x)
-        return predictions(self.model, self._forward.session.run({self.model.input.name: windows}))
+        return self.read_prediction(self._forward.session.run({self.model.input.name: windows}))
 
     def explain(
         self, x: npt.ArrayLike, method: str = "input_x_gradient", target: TargetLike = None, **parameters: Any
@@ -239,6 +240,16 @@ class Explainer:
         lacking = {operator_name(n) for n in self._missing}
         counts = sorted(((names.count(n), n) for n in set(names)), key=lambda pair: (-pair[0], pair[1]))
         return [(name, count, name not in lacking) for count, name in counts]
+
+    @cached_property
+    def read_prediction(self) -> PredictionReader:
+        """What reads the model's predictions from a plan's results."""
+        return PredictionReader(self.model)
+
+    @cached_property
+    def null_sums(self) -> NullSums | None:
+        """What sums attributions on tones that carry no signal; None where the tone table knows of none."""
+        return NullSums.of(self.model) if self.model.table.knows_nulls else None
 
     # -- inside -------------------------------------------------------------------------------------------------
 

@@ -14,24 +14,24 @@ from tonescope_server.types import FloatArray, Prediction
 OUTPUT = "output:"
 
 
-def predictions(model: Model, results: Mapping[str, npt.NDArray[Any]]) -> Prediction:
-    """Read a batch's predictions from a plan's results, which hold each model output as ``output:<name>``."""
-    outputs = {spec.name: results[OUTPUT + spec.name] for spec in model.outputs}
-    first = model.outputs[0]
-    meaning = model.manifest.output(first.name)
-    scores: FloatArray = outputs[first.name].reshape(len(outputs[first.name]), -1)
-    if meaning.kind == "regression":
-        return Prediction(outputs, scores)
-    classes = scores.argmax(axis=1)
-    untrained = None
-    if meaning.trained_classes:
-        untrained = ~np.isin(classes, meaning.trained_classes)
-    probabilities = scores if meaning.kind == "probabilities" else softmax(scores / meaning.temperature)
-    return Prediction(outputs, scores, classes, tuple(meaning.class_names), probabilities, untrained)
+class PredictionReader:
+    """Reads predictions of one model from a plan's results, which hold each model output as ``output:<name>``."""
 
+    def __init__(self, model: Model) -> None:
+        self._outputs = tuple((spec.name, OUTPUT + spec.name) for spec in model.outputs)
+        meaning = model.manifest.output(model.outputs[0].name)
+        self._is_regression = meaning.kind == "regression"
+        self._names = tuple(meaning.class_names)
+        self._temperature = None if meaning.kind == "probabilities" else meaning.temperature
+        self._trained = meaning.trained_classes
 
-def softmax(logits: FloatArray) -> FloatArray:
-    """Return the softmax over the last axis."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    result: FloatArray = (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
-    return result
+    def __call__(self, results: Mapping[str, npt.NDArray[Any]]) -> Prediction:
+        """Read a batch's predictions."""
+        outputs = {name: results[result] for name, result in self._outputs}
+        first = outputs[self._outputs[0][0]]
+        scores: FloatArray = first if first.ndim == 2 else first.reshape(len(first), -1)
+        if self._is_regression:
+            return Prediction(outputs, scores)
+        classes = scores.argmax(axis=1)
+        untrained = ~np.isin(classes, self._trained) if self._trained else None
+        return Prediction(outputs, scores, classes, self._names, self._temperature, untrained)

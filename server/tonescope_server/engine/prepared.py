@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tonescope_server.engine.plan import Plan
-from tonescope_server.engine.prediction import OUTPUT, predictions
-from tonescope_server.engine.targets import Resolved, predicted_as_elements, resolve
+from tonescope_server.engine.prediction import OUTPUT
+from tonescope_server.engine.targets import Resolved, is_open, predicted_as_elements, resolve
 from tonescope_server.errors import MethodNotApplicableError, PluginError, TonescopeError
 from tonescope_server.plugin.api import (
     Estimate,
@@ -31,7 +29,6 @@ from tonescope_server.types import (
     Prediction,
     ResultWarning,
     Target,
-    TargetKind,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +36,10 @@ if TYPE_CHECKING:
 
 Check = Callable[[], None]
 """Called between chunks of evaluations; raises to stop: a deadline passed, a caller gone."""
+
+_Results = dict[str, npt.NDArray[Any]]
+_Part = tuple[Estimate, _Results, int]
+"""What one part of a batch gave, the plan's results, and how often the plan ran."""
 
 # Model evaluations in one run of ONNX Runtime. Per window a batch buys at most 1.5 ×, and memory grows with it.
 EVALUATIONS_PER_RUN = 256
@@ -68,6 +69,9 @@ class Prepared:
         self.parameters: Mapping[str, Any] = parameters.model_dump(mode="json")
         self.input_shape = explainer.model.input.shape[1:]
         self._plan = self._graph_plan() if isinstance(method, GraphMethod) else None
+        self._is_open = is_open(self.target)
+        # A method that is all graph is never shown its windows: making them costs a twentieth of a small explanation.
+        self._is_all_graph = _keeps(method, "feeds") and _keeps(method, "finish")
 
     @cached_property
     def seconds_per_window(self) -> float:
@@ -91,42 +95,56 @@ class Prepared:
             PluginError: the method raised something of its own, or gave a result of the wrong shape.
         """
         start = perf_counter()
-        with _blamed_on(self.method):
+        try:
             estimate, prediction, score, evaluations = (
                 self._run_graph(x, check) if self._plan is not None else self._run_procedure(x, check)
             )
-        return self._attribution(x, estimate, prediction, score, evaluations, perf_counter() - start)
+            return self._attribution(x, estimate, prediction, score, evaluations, perf_counter() - start)
+        except TonescopeError:
+            raise
+        except Exception as error:
+            raise _blamed_on(self.method, error) from error
 
     # -- graph methods ------------------------------------------------------------------------------------------
 
     def _graph_plan(self) -> Plan:
         method = self.method
         assert isinstance(method, GraphMethod)  # the caller has looked
-        with _blamed_on(method):
+        try:
             key = ("method", method.name, method.graph_key(self._checked))
             return self._explainer.compiled(key, self._resolved, lambda tape: method.describe(tape, self._checked))
+        except TonescopeError:
+            raise
+        except Exception as error:
+            raise _blamed_on(method, error) from error
 
     def _run_graph(self, x: FloatArray, check: Check) -> tuple[Estimate, Prediction, FloatArray, int]:
-        method, plan = self.method, self._plan
+        method = self.method
         assert isinstance(method, GraphMethod)  # the caller has looked
-        assert plan is not None  # a graph method always has one
         points = method.points(self._checked)
-        parts = []
-        spent = 0
-        for rows in _chunks(len(x), max(EVALUATIONS_PER_RUN // points, 1)):
-            windows = self._windows(x, rows)
-            shared = {self._explainer.model.input.name: windows.x, **self._resolved.feeds(rows, len(x))}
-            totals: dict[str, npt.NDArray[Any]] = {}
-            spent = 0
-            for fed in method.feeds(windows, self._checked):
-                check()
-                results = plan.session.run({**shared, **fed})
-                _accumulate(totals, results)
-                spent += points
-            parts.append((method.finish(totals, windows, self._checked), totals))
-        prediction = predictions(self._explainer.model, _joined([t for _, t in parts], OUTPUT))
-        score = np.concatenate([t["score"] for _, t in parts])
-        return _join([e for e, _ in parts]), prediction, score, spent
+        most = max(EVALUATIONS_PER_RUN // points, 1)
+        parts = [self._run_part(method, x, rows, check) for rows in _chunks(len(x), most)]
+        estimate, totals, runs = parts[0] if len(parts) == 1 else _joined(parts)
+        return estimate, self._explainer.read_prediction(totals), totals["score"], runs * points
+
+    def _run_part(self, method: GraphMethod, x: FloatArray, rows: slice, check: Check) -> _Part:
+        """Run the plan as often as the method asks, on windows that fit one run."""
+        plan = self._plan
+        assert plan is not None  # a graph method always has one
+        shared = {self._explainer.model.input.name: x[rows], **self._resolved.feeds(rows, len(x))}
+        if self._is_all_graph:
+            check()
+            results = plan.session.run(shared)
+            return Estimate(results.get("cells"), results.get("tones")), results, 1
+        windows = self._windows(x, rows)
+        totals: dict[str, npt.NDArray[Any]] = {}
+        runs = 0
+        for fed in method.feeds(windows, self._checked):
+            check()
+            results = plan.session.run({**shared, **fed})
+            totals = _summed(totals, results) if totals else results
+            runs += 1
+        return method.finish(totals, windows, self._checked), totals, runs
 
     # -- procedural methods -------------------------------------------------------------------------------------
 
@@ -135,7 +153,7 @@ class Prepared:
         if not isinstance(method, ProceduralMethod):
             raise MethodNotApplicableError(f"method '{method.name}' is neither a GraphMethod nor a ProceduralMethod")
         prediction = self._explainer.predict(x)
-        target = predicted_as_elements(self.target, _classes(prediction))
+        target = predicted_as_elements(self.target, partial(_classes, prediction))
         access = _Access(self._explainer, resolve(target, self._explainer.model), len(x), check)
         estimate = method.attribute(access, self._windows(x, slice(0, len(x))), self._checked)
         score = access.score(x, np.arange(len(x), dtype=np.int64))
@@ -153,7 +171,7 @@ class Prepared:
             cells.frame_of_cell,
             cells.n_tones,
             self._baseline,
-            np.arange(len(x), dtype=np.int64)[rows],
+            np.arange(rows.start, rows.stop, dtype=np.int64),
         )
 
     @cached_property
@@ -179,8 +197,9 @@ class Prepared:
     ) -> Attribution:
         model = self._explainer.model
         tones = self._tones(x, estimate)
-        share = self._null_share(estimate.cells, tones)
-        result = Attribution(
+        null = self._explainer.null_sums
+        share = null.share(estimate.cells, tones) if null is not None else None
+        return Attribution(
             prediction=prediction,
             score=score,
             tones=tones,
@@ -195,11 +214,10 @@ class Prepared:
             evaluations=evaluations,
             compute_s=seconds,
             model_digest=model.digest,
+            warnings=tuple(_warnings(prediction, share)),
             units=estimate.units,
             standard_error=estimate.standard_error,
         )
-        found = tuple(_warnings(result))
-        return replace(result, warnings=found) if found else result
 
     def _tones(self, x: FloatArray, estimate: Estimate) -> FloatArray:
         """Return the attribution per tone, folded from the cells where the method gives none itself."""
@@ -215,37 +233,21 @@ class Prepared:
             raise PluginError(f"method '{self.method.name}': expected tones of shape {expected}, got {tones.shape}")
         return tones.astype(np.float32, copy=False)
 
-    def _null_share(self, cells: FloatArray | None, tones: FloatArray) -> FloatArray | None:
-        """Return the part of Σ|attribution| on tones that carry no signal; by cell where there are cells."""
-        model = self._explainer.model
-        if not model.table.knows_nulls:
-            return None
-        if cells is None:
-            mass, null = np.abs(tones), model.table.null_mask
-        else:
-            mass, null = np.abs(cells.reshape(len(cells), -1)), model.cells.null_cells
-        total = mass.sum(axis=1)
-        on_null = mass @ null.astype(mass.dtype)
-        share: FloatArray = np.divide(on_null, total, out=np.zeros_like(total), where=total > 0)
-        return share.astype(np.float32, copy=False)
-
     def _settled(self, prediction: Prediction) -> Target:
-        if not _is_open(self.target):
+        if not self._is_open:
             return self.target
-        return predicted_as_elements(self.target, _classes(prediction))
+        return predicted_as_elements(self.target, partial(_classes, prediction))
 
 
-@contextmanager
-def _blamed_on(method: Method) -> Iterator[None]:
-    """Turn whatever a method raises into one line of a PluginError; errors of our own pass."""
-    try:
-        yield
-    except TonescopeError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"method '{method.name}' failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        ) from error
+def _keeps(method: Method, name: str) -> bool:
+    """Say whether a method keeps what a graph method does by default."""
+    return getattr(type(method), name, None) is getattr(GraphMethod, name)
+
+
+def _blamed_on(method: Method, error: Exception) -> PluginError:
+    """Put whatever a method raised into one line."""
+    first = (str(error).splitlines() or [""])[0]
+    return PluginError(f"method '{method.name}' failed: {type(error).__name__}: {first}")
 
 
 class _Access:
@@ -281,64 +283,48 @@ def _chunks(total: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, total))
 
 
-def _accumulate(totals: dict[str, npt.NDArray[Any]], results: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Sum what the method named; predictions and the score are the same in every run."""
-    for name, value in results.items():
-        if name not in totals or name == "score" or name.startswith(OUTPUT):
-            totals[name] = value
-        else:
-            totals[name] = totals[name] + value
+def _summed(totals: Mapping[str, npt.NDArray[Any]], results: Mapping[str, npt.NDArray[Any]]) -> _Results:
+    """Add what the method named; predictions and the score are the same in every run."""
+    same = {name for name in results if name == "score" or name.startswith(OUTPUT)}
+    return {name: value if name in same else totals[name] + value for name, value in results.items()}
 
 
-def _joined(parts: list[dict[str, npt.NDArray[Any]]], prefix: str) -> dict[str, npt.NDArray[Any]]:
-    names = [name for name in parts[0] if name.startswith(prefix)]
-    if len(parts) == 1:
-        return {name: parts[0][name] for name in names}
-    return {name: np.concatenate([p[name] for p in parts]) for name in names}
-
-
-def _join(estimates: list[Estimate]) -> Estimate:
-    if len(estimates) == 1:
-        return estimates[0]
+def _joined(parts: list[_Part]) -> _Part:
+    """Put the parts of a batch together: estimates, predictions and scores."""
 
     def along(field: str) -> Any:
-        values = [getattr(e, field) for e in estimates]
+        values = [getattr(estimate, field) for estimate, _, _ in parts]
         return None if values[0] is None else np.concatenate(values)
 
-    return Estimate(*(along(f) for f in ("cells", "tones", "convergence_delta", "units", "standard_error")))
+    estimate = Estimate(*(along(f) for f in ("cells", "tones", "convergence_delta", "units", "standard_error")))
+    names = [name for name in parts[0][1] if name == "score" or name.startswith(OUTPUT)]
+    return estimate, {name: np.concatenate([t[name] for _, t, _ in parts]) for name in names}, parts[0][2]
 
 
-def _classes(prediction: Prediction) -> dict[str, IntArray]:
-    """Return the largest element of every output per window: what "predicted" means on it."""
-    return {
-        name: values.reshape(len(values), -1).argmax(axis=1).astype(np.int64)
-        for name, values in prediction.outputs.items()
-    }
+def _classes(prediction: Prediction, output: str) -> IntArray:
+    """Return the largest element of an output per window: what "predicted" means on it."""
+    values = prediction.outputs[output]
+    if values is prediction.scores and prediction.class_index is not None:
+        return prediction.class_index
+    largest: IntArray = values.reshape(len(values), -1).argmax(axis=1)
+    return largest
 
 
-def _is_open(target: Target) -> bool:
-    if target.kind is TargetKind.DIFFERENCE:
-        return any(t is not None and _is_open(t) for t in (target.plus, target.minus))
-    likelihood = target.kind in (TargetKind.LOG_PROBABILITY, TargetKind.NEGATIVE_LOG_LIKELIHOOD)
-    return target.kind is TargetKind.PREDICTED or (likelihood and target.index is None)
-
-
-def _warnings(result: Attribution) -> Iterator[ResultWarning]:
-    share = result.null_tone_share
+def _warnings(prediction: Prediction, share: FloatArray | None) -> Iterator[ResultWarning]:
     if share is not None:
-        for row in np.flatnonzero(share > NULL_SHARE_LIMIT):
-            yield ResultWarning(
-                "NULL_TONE_SHARE",
-                f"{share[row]:.1%} of the attribution lies on tones that carry no signal (expected at most "
-                f"{NULL_SHARE_LIMIT:.0%}): the tone layout, the cell order or the normalisation is wrong",
-                int(row),
-            )
-    untrained = result.prediction.untrained
-    classes = result.prediction.class_index
+        for row, part in enumerate(share.tolist()):
+            if part > NULL_SHARE_LIMIT:
+                yield ResultWarning(
+                    "NULL_TONE_SHARE",
+                    f"{part:.1%} of the attribution lies on tones that carry no signal (expected at most "
+                    f"{NULL_SHARE_LIMIT:.0%}): the tone layout, the cell order or the normalisation is wrong",
+                    row,
+                )
+    untrained, classes = prediction.untrained, prediction.class_index
     if untrained is not None and classes is not None:
-        for row in np.flatnonzero(untrained):
+        for row in np.flatnonzero(untrained).tolist():
             yield ResultWarning(
                 "CLASS_NEVER_TRAINED",
                 f"class {classes[row]} was predicted, and the manifest says that it never occurred in training",
-                int(row),
+                row,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -110,8 +111,15 @@ def _collect(target: Target, model: Model, sign: float, terms: dict[Term, FloatA
     return Target(target.kind, output.name, target.index)
 
 
-def predicted_as_elements(target: Target, classes: dict[str, IntArray]) -> Target:
-    """Replace "the predicted class" by the classes that were predicted, one per window, by output."""
+def is_open(target: Target) -> bool:
+    """Say whether a target leaves its class to the prediction."""
+    if target.kind is TargetKind.DIFFERENCE:
+        return any(t is not None and is_open(t) for t in (target.plus, target.minus))
+    return target.kind is TargetKind.PREDICTED or (target.kind in _LIKELIHOODS and target.index is None)
+
+
+def predicted_as_elements(target: Target, classes: Callable[[str], IntArray]) -> Target:
+    """Replace "the predicted class" by the classes that were predicted on an output, one per window."""
     if target.kind is TargetKind.DIFFERENCE:
         assert target.plus is not None  # resolved targets have both
         assert target.minus is not None
@@ -120,9 +128,9 @@ def predicted_as_elements(target: Target, classes: dict[str, IntArray]) -> Targe
         )
     assert target.output is not None  # resolved targets name their output
     if target.kind is TargetKind.PREDICTED:
-        return Target.element(classes[target.output], target.output)
+        return Target.element(classes(target.output), target.output)
     if target.kind in _LIKELIHOODS and target.index is None:
-        return Target(target.kind, target.output, classes[target.output])
+        return Target(target.kind, target.output, classes(target.output))
     return target
 
 

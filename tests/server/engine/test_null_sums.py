@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from tonescope_server.csi.cells import cell_map
 from tonescope_server.csi.tones import tone_table
 from tonescope_server.engine.null_sums import NullSums
