@@ -100,7 +100,7 @@ def _slabs(
     total = int(index.max()) + 1 if count is None else count
     if size > total:
         raise ParameterError(f"parameter '{name}': expected at most {total}, got {size}")
-    starts = np.arange(0, total - size + stride, stride)
+    starts = np.arange(0, min(total - size + stride, total), stride)
     slabs: npt.NDArray[np.bool_] = (index[None] >= starts[:, None]) & (index[None] < starts[:, None] + size)
     return slabs
 
