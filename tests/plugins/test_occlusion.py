@@ -1,0 +1,165 @@
+"""Occlusion, against loops that hide one part at a time on the float64 model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tonescope_server.errors import ParameterError
+
+METHOD = "occlusion"
+# float32 scores against float64 ones, relative to the scores.
+TOLERANCE = 2e-6
+
+
+def hidden_parts(groups, size, stride):
+    """Return the groups that each part covers: of ``size`` neighbours, from one to the next by ``stride``."""
+    parts, start = [], 0
+    while start < groups and not (parts and max(parts[-1]) == groups - 1):
+        parts.append(set(range(start, min(start + size, groups))))
+        start += stride
+    return parts
+
+
+def by_definition(oracle, masks, fill, index=1):
+    """Return the value of each part, and the cells: shared within a part, averaged over the parts that cover one."""
+    x = oracle.x.astype(np.float64)
+    flat, filled = x.reshape(len(x), -1), np.broadcast_to(fill, x.shape).reshape(len(x), -1)
+    score = oracle.element(index)
+    intact = score(x)
+    units = np.zeros((len(x), len(masks)))
+    cells, covers = np.zeros_like(flat), np.zeros(flat.shape[1])
+    for i, mask in enumerate(masks):
+        hidden = flat.copy()
+        hidden[:, mask] = filled[:, mask]
+        units[:, i] = intact - score(hidden.reshape(x.shape))
+        cells[:, mask] += units[:, i : i + 1] / mask.sum()
+        covers[mask] += 1
+    return units, (cells / np.maximum(covers, 1)).reshape(x.shape)
+
+
+def masks_of(index, groups, size=1, stride=1):
+    return [np.isin(index, list(part)) for part in hidden_parts(groups, size, stride)]
+
+
+def agrees(oracle, masks, filling, **parameters):
+    units, cells = by_definition(oracle, masks, filling)
+    scale = np.abs(oracle.output(oracle.x)).max()
+    result = oracle.explainer.explain(oracle.x, METHOD, 1, **parameters)
+    assert result.units.shape == units.shape
+    np.testing.assert_allclose(result.units, units, atol=TOLERANCE * scale)
+    np.testing.assert_allclose(result.cells, cells, atol=TOLERANCE * scale)
+    np.testing.assert_allclose(result.tones, oracle.fold(cells), atol=2 * TOLERANCE * scale)
+    assert np.abs(units).max() > 1e-3 * scale
+    return result
+
+
+def stated_baseline(oracle):
+    stated = oracle.model.manifest.baseline
+    if not stated.tones:
+        return stated.value
+    return np.array(stated.tones)[oracle.tone_of_cell].reshape(oracle.x.shape[1:])
+
+
+def test_a_tone_is_worth_what_the_target_loses_without_it(oracle):
+    masks = masks_of(oracle.tone_of_cell, oracle.n_tones)
+    result = agrees(oracle, masks, stated_baseline(oracle))
+    np.testing.assert_allclose(result.tones, result.units, rtol=1e-4, atol=1e-5)  # hidden one by one: its own value
+
+
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (2, 2), (4, 3), (3, 5)])
+@pytest.mark.parametrize("name", ["scrambled", "mlp"])
+def test_tones_hidden_together_share_their_value_and_overlaps_are_averaged(oracles, name, size, stride):
+    oracle = oracles[name]
+    masks = masks_of(oracle.tone_of_cell, oracle.n_tones, size, stride)
+    agrees(oracle, masks, stated_baseline(oracle), size=size, stride=stride)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize("name", ["scrambled", "conv_2d"])
+def test_frames_are_hidden_in_the_order_of_the_cells(oracles, name, size, stride):
+    oracle = oracles[name]
+    frames = oracle.model.cells.frame_of_cell
+    masks = masks_of(frames, oracle.model.cells.n_frames, size, stride)
+    agrees(oracle, masks, stated_baseline(oracle), along="frame", size=size, stride=stride)
+
+
+def test_patches_are_tones_by_frames(oracles):
+    oracle = oracles["scrambled"]
+    tones, frames = oracle.tone_of_cell, oracle.model.cells.frame_of_cell
+    masks = [
+        t & f
+        for t in masks_of(tones, 10, 3, 2)
+        for f in masks_of(frames, 5, 2, 2)  # the last patch is one frame short
+    ]
+    agrees(oracle, masks, stated_baseline(oracle), along="tone_frame", size=3, stride=2, patch_frames=2)
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_slabs_lie_along_an_axis_of_the_input(oracles, axis):
+    oracle = oracles["conv_2d"]
+    sizes = oracle.x.shape[1:]
+    index = np.indices(sizes)[axis - 1].ravel()
+    masks = masks_of(index, sizes[axis - 1])
+    result = agrees(oracle, masks, 0.0, along=axis)
+    assert result.units.shape == (5, sizes[axis - 1])
+
+
+def test_slabs_of_several_overlap(oracles):
+    oracle = oracles["conv_2d"]
+    index = np.indices((1, 8, 12))[2].ravel()
+    agrees(oracle, masks_of(index, 12, 4, 2), 0.0, along=3, size=4, stride=2)
+
+
+def test_what_is_hidden_may_be_replaced_by_zero_or_the_tones_mean(oracles):
+    oracle = oracles["scrambled"]
+    masks = masks_of(oracle.tone_of_cell, 10)
+    agrees(oracle, masks, 0.0, fill="zero")
+    flat = oracle.x.reshape(5, -1).astype(np.float64)
+    means = np.stack([flat[:, oracle.tone_of_cell == k].mean(axis=1) for k in range(10)], axis=1)
+    agrees(oracle, masks, means[:, oracle.tone_of_cell].reshape(oracle.x.shape), fill="mean")
+
+
+def test_every_tone_is_hidden_at_least_once(oracles):
+    """Ten tones in threes, by threes: the last part is the tenth alone."""
+    result = oracles["scrambled"].explainer.explain(oracles["scrambled"].x, METHOD, 1, size=3, stride=3)
+    assert result.units.shape == (5, 4)
+    assert (np.abs(result.tones) > 0).all()
+
+
+def test_hiding_everything_takes_all_that_the_baseline_does_not_give(oracles):
+    oracle = oracles["scrambled"]
+    result = oracle.explainer.explain(oracle.x, METHOD, 1, along="frame", size=5, fill="zero")
+    gone = oracle.output(oracle.x)[:, 1] - oracle.output(np.zeros((1, 10, 5)))[:, 1]
+    np.testing.assert_allclose(result.units[:, 0], gone, atol=1e-5)
+    np.testing.assert_allclose(result.tones.sum(axis=1), gone, atol=1e-5)
+
+
+def test_the_predicted_class_is_that_of_the_intact_window(oracles):
+    oracle = oracles["scrambled"]
+    classes = oracle.output(oracle.x).argmax(axis=1)
+    emptied = oracle.output(np.zeros_like(oracle.x)).argmax(axis=1)
+    assert (classes != emptied).any()
+    by_default = oracle.explainer.explain(oracle.x, METHOD, along="frame", size=5, fill="zero")
+    named = oracle.explainer.explain(oracle.x, METHOD, classes, along="frame", size=5, fill="zero")
+    np.testing.assert_allclose(by_default.units, named.units, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"size": 11}, r"parameter 'size': expected at most 10, got 11"),
+        ({"along": "frame", "size": 6}, r"parameter 'size': expected at most 5, got 6"),
+        ({"along": "tone_frame", "patch_frames": 6}, r"parameter 'patch_frames': expected at most 5, got 6"),
+        ({"along": 0}, r"parameter 'along': expected an axis from 1 to 2, got 0"),
+        ({"along": 3}, r"parameter 'along': expected an axis from 1 to 2, got 3"),
+        ({"along": "antenna"}, r"parameter 'along'"),
+        ({"stride": 0}, r"parameter 'stride'"),
+        ({"patch_frames": 0}, r"parameter 'patch_frames'"),
+    ],
+)
+def test_a_part_that_does_not_fit_is_refused_by_its_parameter(oracles, parameters, message):
+    oracle = oracles["scrambled"]
+    with pytest.raises(ParameterError, match=message) as caught:
+        oracle.explainer.explain(oracle.x, METHOD, **parameters)
+    assert "\n" not in str(caught.value)
