@@ -44,7 +44,11 @@ def explain_requests(
     normalise: str,
     statistics: Sequence[Statistics],
 ) -> Iterator[attribution_service_pb2.ExplainRequest]:
-    """Build the requests for a batch: several where one would be too long. Answers do not depend on the cut."""
+    """Build the requests for a batch: several where one would be too long. Answers do not depend on the cut.
+
+    Raises:
+        ShapeError: no batch axis, or no window at all.
+    """
     request = attribution_service_pb2.ExplainRequest(
         options=options(model, version, target, method, parameters, top_k, cells),
         normalisation=normalisation(normalise),
@@ -60,6 +64,8 @@ def explain_requests(
             size = 0
         request.windows.append(message)
         size += len(message.values.data)
+    if not request.windows:
+        raise ShapeError("windows: expected at least one, got none")
     yield request
 
 

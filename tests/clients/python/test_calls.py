@@ -47,6 +47,11 @@ def test_what_has_no_batch_axis_is_refused(bad: Any) -> None:
         requests(bad)
 
 
+def test_no_window_at_all_is_refused() -> None:
+    with pytest.raises(ShapeError, match="at least one"):
+        requests(np.zeros((0, 56, 20), dtype=np.float32))
+
+
 def test_a_stream_has_a_name_of_its_own_unless_it_is_given_one() -> None:
     assert opening(model="m").source_id != opening(model="m").source_id
     assert opening(model="m", source_id="kitchen").source_id == "kitchen"

@@ -1,0 +1,58 @@
+"""``inspect``: what a file is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+
+def test_a_recording_is_told_by_node_length_rate_and_zeros(run, recording: Path) -> None:
+    found = run("inspect", recording, "--json").json
+    assert (found["is"], found["format"], found["frames"]) == ("a recording", "ruview_jsonl", 720)
+    assert [node["node"] for node in found["nodes"]] == [1, 2]
+    for node in found["nodes"]:
+        assert abs(node["rate_hz"] - 20) < 1
+        (length,) = node["lengths"]
+        assert length["always_zero"] == [0, *range(27, 38)]
+        assert length["layout"] == "esp_lltf"
+    text = run("inspect", recording).out
+    assert "0, 27–37" in text
+    assert "esp_lltf" in text
+
+
+def test_what_is_not_csi_in_a_real_recording_is_counted_by_kind(run, shared: Path) -> None:
+    found = run("inspect", shared / "real/ruview/pretrain-1775182186.csi.jsonl", "--json").json
+    assert {length["tones"] for node in found["nodes"] for length in node["lengths"]} == {64, 128, 192}
+    kinds = {kind for node in found["nodes"] for kind in node["skipped"]}
+    assert {"vitals", "feature", "compressed"} == kinds
+    skipped = sum(sum(node["skipped"].values()) for node in found["nodes"])
+    assert found["frames"] + skipped == 5783
+
+
+def test_a_model_is_told_with_the_methods_that_apply_and_why_others_do_not(run, tiny_store: Path) -> None:
+    found = run("inspect", "ruleless", "--store", tiny_store, "--json").json
+    assert found["input"]["shape"] == [-1, 56, 4]
+    assert found["tone_layout"] == "ruview56"
+    (without_rule,) = [each["operator"] for each in found["operators"] if not each["differentiable"]]
+    assert found["methods"]["occlusion"] == ""
+    assert without_rule in found["methods"]["saliency"]
+    text = run("inspect", "ruleless", "--store", tiny_store).out
+    assert f"{without_rule}×1 (no rule)" in text
+    assert "method occlusion: applies" in text
+
+
+def test_an_array_is_told_by_shape_and_whether_it_is_finite(run, windows: Path, tmp_path: Path) -> None:
+    assert run("inspect", windows, "--json").json == {
+        "is": "an array",
+        "shape": [5, 56, 4],
+        "dtype": "float32",
+        "finite": True,
+    }
+    np.save(tmp_path / "bad.npy", np.full(3, np.nan))
+    assert "NOT all finite" in run("inspect", tmp_path / "bad.npy").out
+
+
+def test_guesses_about_a_bare_model_are_said(run, shared: Path) -> None:
+    found = run("inspect", shared / "real/ruview/count_v1.safetensors", "--json").json
+    assert any("cell_order" in warning for warning in found["warnings"])

@@ -1,0 +1,91 @@
+"""``replay`` and ``watch``: a recording as live frames, and what became of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tonescope_server.cli.demo import own_daemon
+
+_COUNT = """
+[model]
+weights = "count_v1.safetensors"
+[input]
+shape = [56, 20]
+cell_order = "tone_frame"
+[tones]
+layout = "ruview56"
+[normalisation]
+kind = "recording"
+[window]
+frames = 20
+hop = 20
+[[outputs]]
+name = "count_logits"
+kind = "logits"
+trained_classes = [0, 1]
+[[outputs]]
+name = "conf_logits"
+kind = "logits"
+"""
+
+
+def test_every_frame_is_sent_and_every_window_explained(run, recording: Path, address: str) -> None:
+    summary = run("replay", recording, "--server", address, "--as-fast-as-possible", "--json", "-").json
+    assert [node["node"] for node in summary["nodes"]] == [1, 2]
+    for node in summary["nodes"]:
+        assert node["frames_sent"] == 360
+        assert node["windows_explained"] == 35
+        assert sum(node["predictions"].values()) == 35
+        assert len(node["mean_tones"]) == 64
+        assert node["mean_null_tone_share"] < 0.01
+    assert summary["daemon"]["frames_used"] == 720
+    assert summary["daemon"]["dropped"] == 0
+    assert summary["client"]["reconnects"] == 0
+
+
+def test_the_table_sums_up_node_by_node(run, recording: Path, address: str) -> None:
+    ran = run("replay", recording, "--server", address, "--as-fast-as-possible", "--node", 2)
+    assert ran.code == 0
+    assert "node 2: predictions: " in ran.out
+    assert "360 of 360 frames used (skipped: none); 35 windows, 35 explained, 0 dropped, 0 failed; 0 gaps" in ran.out
+
+
+def test_two_nodes_and_three_lengths_of_a_real_recording_stay_apart(run, shared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "store" / "count_v1" / "1"
+    folder.mkdir(parents=True)
+    (folder / "count_v1.safetensors").write_bytes((shared / "real/ruview/count_v1.safetensors").read_bytes())
+    (folder / "model.toml").write_text(_COUNT)
+    with own_daemon(tmp_path / "store") as address:
+        asked = ("--server", address, "--as-fast-as-possible", "--json", "-")
+        mixed = run("replay", shared / "real/ruview/pretrain-1775182186.csi.jsonl", *asked).json
+        plain = run("replay", shared / "real/ruview/rec_1772470567081-20260302_165607.csi.jsonl", *asked).json
+    assert [node["node"] for node in mixed["nodes"]] == [1, 2]
+    for node in mixed["nodes"]:
+        assert node["windows_explained"] > 90
+        assert set(node["frames_of_other_lengths"]) == {"length_128", "length_192"}
+        assert node["mean_null_tone_share"] < 0.01
+    assert mixed["daemon"]["frames_skipped"] == {"length_128": 1134, "length_192": 48}
+    assert mixed["not_csi"]["1"] == {"vitals": 118, "feature": 118, "compressed": 2}
+    assert [node["windows_explained"] for node in plain["nodes"]] == [12]
+
+
+def test_watch_prints_plain_lines_where_there_is_no_terminal(run, recording: Path, address: str) -> None:
+    ran = run("watch", recording, "--server", address, "--as-fast-as-possible")
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert lines[0].startswith("node 1 window    0  empty 98%")
+    assert "|░░░░░░" in lines[0]
+    assert lines[-1] == "70 windows explained, 0 dropped, 0 failed"
+    assert "\x1b" not in ran.out
+
+
+@pytest.mark.parametrize("command", ["replay", "watch"])
+def test_where_no_daemon_is_that_is_said_in_one_line(refused, recording: Path, command: str) -> None:
+    line = refused(command, recording, "--server", "127.0.0.1:1", "--model", "people_count")
+    assert "no daemon answers at 127.0.0.1:1" in line
+
+
+def test_an_unknown_model_of_a_daemon_is_named(refused, recording: Path, address: str) -> None:
+    assert 'no model "nobody"' in refused("replay", recording, "--server", address, "--model", "nobody")

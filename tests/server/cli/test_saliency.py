@@ -1,0 +1,80 @@
+"""``saliency``: a report whose keys others already read, with the identity of every tone beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tonescope_server import Explainer, Target
+from tonescope_server.cli.saliency import spread
+from tonescope_server.demo import PLANTED_ROWS
+
+RUVIEW = "real/ruview"
+
+
+def test_the_keys_are_those_of_the_published_report_with_tone_identity(run, recording: Path, shared: Path) -> None:
+    published = json.loads((shared / RUVIEW / "saliency.json").read_text())
+    report = run("saliency", recording, "-o", "-").json
+    assert list(report)[: len(published)] == list(published)
+    assert set(report) - set(published) == {"tone_layout", "tones", "null_tone_share"}
+    assert list(report["top_k_subcarriers"]) == list(published["top_k_subcarriers"])
+    assert list(report["saliency_summary"]) == list(published["saliency_summary"])
+    assert [type(report[key]) for key in published] == [type(value) for value in published.values()]
+
+
+def test_the_numbers_are_the_mean_statistic_and_agree_with_each_other(run, recording: Path) -> None:
+    report = run("saliency", recording, "-o", "-").json
+    values = np.array(report["saliency_per_subcarrier"])
+    ranking = report["ranking_high_to_low"]
+    assert report["n_samples"] == 70
+    assert sorted(ranking) == list(range(64))
+    assert np.all(np.diff(values[ranking]) <= 0)
+    assert report["top_k_subcarriers"]["16"] == ranking[:16]
+    summary = report["saliency_summary"]
+    assert summary["std"] == pytest.approx(values.std())
+    assert summary["max_to_mean_ratio"] == pytest.approx(values.max() / values.mean())
+    assert report["tones"][ranking[0]]["kind"] == "data"
+    assert report["null_tone_share"] < 0.01
+
+
+def test_at_least_four_fifths_of_the_top_eight_tones_are_planted(run, recording: Path) -> None:
+    top = run("saliency", recording, "-o", "-").json["top_k_subcarriers"]["8"]
+    assert sum(row in PLANTED_ROWS for row in top) >= 0.8 * 8
+
+
+def test_max_samples_takes_windows_evenly_spread() -> None:
+    assert spread(list(range(100)), 5) == [0, 25, 50, 74, 99]  # type: ignore[comparison-overlap,arg-type]
+    assert spread([1, 2], 5) == [1, 2]  # type: ignore[comparison-overlap,list-item]
+
+
+def test_a_pose_model_with_its_adapter_works_and_says_which_kind_it_is(run, refused, shared: Path) -> None:
+    folder = shared / RUVIEW
+    recording = folder / "rec_1772470567081-20260302_165607.csi.jsonl"
+    asked = ("saliency", recording, "-m", folder / "pose_v1.safetensors", "--normalise", "recording", "-o", "-")
+    plain = run(*asked, "--kind", "pose").json
+    adapted = run(*asked, "--kind", "pose", "--adapter", folder / "sample_room.adapter.safetensors").json
+    assert plain["kind"] == "pose"
+    assert len(plain["saliency_per_subcarrier"]) == 56
+    assert plain["saliency_per_subcarrier"] != adapted["saliency_per_subcarrier"]
+    assert "which is --kind pose" in refused(*asked)
+
+
+def test_a_paired_file_is_explained_against_its_own_labels(run, tiny_store: Path, write_jsonl) -> None:
+    random = np.random.default_rng(4)
+    live = [i for i in range(56) if i != 0 and not 27 <= i <= 37]
+    records, cells = [], []
+    for i in range(6):
+        window = np.zeros((4, 56))
+        window[:, live] = random.random((4, len(live))) + 0.5
+        records.append({"csi": window.ravel().tolist(), "csi_shape": [56, 4], "n_persons_mode": i % 2, "kp": []})
+        cells.append(window.T)
+    report = run("saliency", write_jsonl(records), "-m", "tiny", "--store", tiny_store, "-o", "-").json
+    expected = Explainer.load("tiny", store=tiny_store).explain(
+        np.array(cells),
+        method="subcarrier_saliency",
+        target=Target.negative_log_likelihood(np.array([0, 1, 0, 1, 0, 1])),
+    )
+    np.testing.assert_allclose(report["saliency_per_subcarrier"], expected.tones.mean(axis=0), rtol=1e-5, atol=1e-7)
