@@ -63,6 +63,9 @@ CALLS = {
     "deconvolution": lambda e, x, t, p: e.explain(x, "deconvnet", t).cells,
     "deeplift": lambda e, x, t, p: e.explain(x, "deep_lift", t, baseline=p["baseline"]).cells,
     "deeplift_delta": lambda e, x, t, p: e.explain(x, "deep_lift", t, baseline=p["baseline"]).convergence_delta,
+    "lrp_epsilon": lambda e, x, t, p: (
+        e.explain(x, "lrp", t, convolution="epsilon", epsilon=p["epsilon"], fold_batch_normalization=False).cells
+    ),
     "occlusion_rows": lambda e, x, t, p: e.explain(x, "occlusion", t, along=p["axis"], fill="baseline").units,
     "r5_saliency_analytic": lambda e, x, t, p: e.explain(x, "subcarrier_saliency", t).tones.mean(axis=0),
 }

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from tonescope_server.errors import MethodNotApplicableError
+from tonescope_server.errors import MethodNotApplicableError, ParameterError
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.differentiate import named, pull_back, values_by_name
-from tonescope_server.gradients.prepass import lift_1d, remove_unused
+from tonescope_server.gradients.prepass import fold_batch_normalization, lift_1d, remove_unused
 from tonescope_server.gradients.rule_set import RuleSet
 from tonescope_server.gradients.seed import Seed, weights_name
 
@@ -161,6 +161,24 @@ class Tape:
     def result(self, name: str, var: Var) -> None:
         """Name a result of the graph. ``cells`` and ``tones`` are what the engine reads; see ``plugin.api``."""
         self._named(name, var.value)
+
+    # -- before the model is evaluated ----------------------------------------------------------------------------
+
+    def fold_batch_normalization(self) -> None:
+        """Fold batch normalisations into the layers before them."""
+        fold_batch_normalization(self._graph)
+        self._forward = list(self._graph)
+
+    def check_layers(self, names: Collection[str]) -> None:
+        """Check that each name is a node's, or that of a node's result.
+
+        Raises:
+            ParameterError: a name that nothing goes by.
+        """
+        known = {name for node in self._graph for name in (node.name, *(v.name for v in node.outputs))}
+        for name in names:
+            if name not in known:
+                raise ParameterError(f"parameter 'layers': no node of the graph, and no value, is named '{name}'")
 
     # -- the model ----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,69 @@
+"""Layer-wise relevance propagation: the target's value, handed back layer by layer to the cells."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from tonescope_server import plugin
+from tonescope_server.gradients.rule_sets.lrp import LayerRule, LrpSettings, lrp
+from tonescope_server.gradients.tape import Tape
+
+
+class LrpParameters(plugin.Parameters):
+    """Parameters of LRP."""
+
+    dense: LayerRule = Field("epsilon", description="The rule of dense layers.")
+    convolution: LayerRule = Field("gamma", description="The rule of convolutions.")
+    first: LayerRule | Literal[""] = Field("", description="The rule of layers that read the input; '': their kind's.")
+    layers: dict[str, LayerRule] = Field(
+        default_factory=dict, description="The rule of single layers, by node name or by the name of their result."
+    )
+    epsilon: float = Field(1e-6, ge=0, description="Stabilises denominators, times their sign.")
+    gamma: float = Field(0.25, ge=0, description="How much more contributions of the result's own sign count.")
+    alpha: float = Field(2.0, ge=1, description="The share of positive contributions under alpha_beta.")
+    zero_bias: bool = Field(False, description="Leave biases out, so that they absorb no relevance.")
+    fold_batch_normalization: bool = Field(
+        True, description="Fold batch normalisations into the layers before them first."
+    )
+
+
+class Lrp(plugin.GraphMethod):
+    """Relevance per cell. Its convergence delta is Σ relevance − f(x): what biases and ε absorbed, with its sign.
+
+    Source: Bach et al. (2015); the composite of Montavon et al. (2019): ε in dense layers, γ in convolutions.
+    """
+
+    name = "lrp"
+    summary = "The target's value, handed back layer by layer in proportion to what each cell gave."
+    source = "Bach et al. 2015, doi:10.1371/journal.pone.0130140"
+    Parameters = LrpParameters
+
+    def describe(self, tape: Tape, parameters: Any) -> None:
+        """Propagate relevance under the rule set that the parameters make."""
+        if parameters.fold_batch_normalization:
+            tape.fold_batch_normalization()
+        chosen = parameters.model_dump(exclude={"fold_batch_normalization"})
+        settings = LrpSettings(**{**chosen, "first": parameters.first or None})
+        tape.check_layers(settings.layers)
+        cells = tape.evaluate(lrp(settings)).gradient
+        tape.result("cells", cells)
+        tape.result("tones", tape.sum_over_tones(cells))
+
+    def graph_key(self, parameters: Any) -> tuple[Any, ...]:
+        """Say that every parameter shapes the graph."""
+        return (parameters.model_dump_json(),)
+
+    def finish(self, totals: plugin.api.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
+        """Report what was absorbed on the way."""
+        cells = totals["cells"]
+        delta = cells.reshape(len(cells), -1).sum(axis=1, dtype=np.float64) - totals["score"]
+        return plugin.Estimate(cells, totals["tones"], delta.astype(np.float32))
+
+
+@plugin.hookimpl
+def tonescope_methods() -> list[plugin.Method]:
+    """Offer LRP."""
+    return [Lrp()]

@@ -1,0 +1,344 @@
+"""Layer-wise relevance propagation. What flows back is relevance, which starts as the target's own value.
+
+A linear layer hands its relevance to its operands in proportion to what each gave to the result; which part of that
+counts is the layer's rule: ε, γ, z⁺, αβ, flat or w². Functions of one element pass relevance on unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+import onnx_ir as ir
+
+from tonescope_server.gradients.context import Context
+from tonescope_server.gradients.rule_set import Cotangents, Rule, RuleSet, operator_name
+from tonescope_server.gradients.rule_sets.standard import STANDARD
+from tonescope_server.gradients.rules import unary
+from tonescope_server.gradients.rules.elementwise import required
+from tonescope_server.marker import hookimpl
+
+LayerRule = Literal["epsilon", "gamma", "z_plus", "alpha_beta", "flat", "w_square"]
+LAYER_RULES: tuple[LayerRule, ...] = ("epsilon", "gamma", "z_plus", "alpha_beta", "flat", "w_square")
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class LrpSettings:
+    """Which rule each layer has.
+
+    Attributes:
+        dense: the rule of Gemm and MatMul.
+        convolution: the rule of Conv and ConvTranspose.
+        first: the rule of the layers that read the input, None for that of their kind.
+        layers: the rule of single layers, by node name or by the name of their result; wins over the kinds.
+        epsilon: what stabilises a denominator, times its sign; sign(0) = +1.
+        gamma: how much more the contributions of the result's own sign count under the γ rule.
+        alpha: the share of positive contributions under αβ; that of negative ones is ``alpha − 1``.
+        zero_bias: leave biases out of every denominator, so that they absorb no relevance.
+    """
+
+    dense: LayerRule = "epsilon"
+    convolution: LayerRule = "gamma"
+    first: LayerRule | None = None
+    layers: Mapping[str, LayerRule] = field(default_factory=dict)
+    epsilon: float = 1e-6
+    gamma: float = 0.25
+    alpha: float = 2.0
+    zero_bias: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
+
+
+def lrp(settings: LrpSettings, name: str = "lrp") -> RuleSet:
+    """Make the rule set of these settings.
+
+    Source: Bach et al. 2015, equations 56–60 (ε, αβ); Montavon et al. 2019, section 10.2 (γ, z⁺, flat, w²). The γ rule
+    is the generalised one: CSI is signed, and the original, which takes operands to be non-negative, is wrong there.
+    """
+    rules = {
+        **{op: _proportional(STANDARD.rules[op], settings.epsilon) for op in _PROPORTIONAL},
+        **{op: _layer(STANDARD.rules[op], settings) for op in LAYERS},
+        **dict.fromkeys((*_PASSED, *unary.RULES, *_ACTIVATIONS), passed_on),
+        "Mul": _product(STANDARD.rules["Mul"], settings.epsilon),
+        "Div": _quotient(STANDARD.rules["Div"], settings.epsilon),
+        "Einsum": _product(STANDARD.rules["Einsum"], settings.epsilon),
+    }
+    return STANDARD.without(*_REFUSED).override(
+        name,
+        rules,
+        summary="Relevance, handed back layer by layer; biases absorb what they gave.",
+        source="Bach et al. 2015, doi:10.1371/journal.pone.0130140",
+        relevance=True,
+    )
+
+
+def passed_on(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
+    """Pass relevance on unchanged: a function of one element has only one operand to give it to."""
+    return [relevance[0]]
+
+
+def stabilised(ctx: Context, z: ir.Value, epsilon: float) -> ir.Value:
+    """Return ``z + ε·sign z``, with sign(0) = +1."""
+    plus, minus = ctx.scalar(epsilon, z), ctx.scalar(-epsilon, z)
+    return ctx.op("Add", z, ctx.op("Where", ctx.op("Less", z, ctx.scalar(0.0, z)), minus, plus))
+
+
+def _proportional(standard: Rule, epsilon: float) -> Rule:
+    """Make the ε rule of an operator that is linear in its operands: ``x · Jᵀ(R / z)``."""
+
+    def rule(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
+        """``x · Jᵀ(R / (z + ε·sign z))``."""
+        z = node.outputs[0]
+        share = ctx.typed(ctx.op("Div", relevance[0], stabilised(ctx, z, epsilon)), z)
+        return [_times(ctx, v, c) for v, c in zip(node.inputs, _back(ctx, standard, node, share), strict=False)]
+
+    return rule
+
+
+def _back(ctx: Context, standard: Rule, node: ir.Node, share: ir.Value) -> list[ir.Value | None]:
+    """Apply a standard rule, and expand what it left merely broadcastable."""
+    found = standard(ctx, node, [share, *[None] * (len(node.outputs) - 1)])
+    return [None if c is None or v is None else ctx.expanded(c, v) for v, c in zip(node.inputs, found, strict=False)]
+
+
+def _times(ctx: Context, operand: ir.Value | None, share: ir.Value | None) -> ir.Value | None:
+    if operand is None or share is None or not ctx.need(operand):
+        return None
+    return ctx.op("Mul", operand, share)
+
+
+def _layer(standard: Rule, settings: LrpSettings) -> Rule:
+    """Make the rule of a layer with weights: whichever the settings give it."""
+    by_name: dict[LayerRule, Callable[..., ir.Value]] = {
+        "epsilon": _epsilon,
+        "gamma": _gamma,
+        "z_plus": _alpha_beta,
+        "alpha_beta": _alpha_beta,
+        "flat": _flat,
+        "w_square": _flat,
+    }
+
+    def rule(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
+        """Hand relevance back by the layer's own rule."""
+        if ctx.need(node.inputs[0]) and ctx.need(node.inputs[1]):
+            return _product(standard, settings.epsilon)(ctx, node, relevance)
+        chosen = _chosen(ctx, node, settings)
+        layer = _Weighted(ctx, node, standard)
+        found: list[ir.Value | None] = [None] * len(node.inputs)
+        found[layer.data] = by_name[chosen](layer, required(relevance[0]), settings, chosen)
+        return found
+
+    return rule
+
+
+def _chosen(ctx: Context, node: ir.Node, settings: LrpSettings) -> LayerRule:
+    for name in (node.name, node.outputs[0].name):
+        if name in settings.layers:
+            return settings.layers[name]
+    if settings.first is not None and _reads_the_input(ctx, node):
+        return settings.first
+    return settings.convolution if node.op_type.startswith("Conv") else settings.dense
+
+
+def _reads_the_input(ctx: Context, node: ir.Node) -> bool:
+    """Tell whether no other layer with weights lies between the input and this one."""
+    waiting = [v for v in node.inputs if v is not None and ctx.need(v)]
+    seen: set[ir.Value] = set()
+    while waiting:
+        value = waiting.pop()
+        producer = value.producer()
+        if value in seen or producer is None:
+            continue
+        seen.add(value)
+        if operator_name(producer) in LAYERS and any(ctx.need(v) for v in producer.inputs):
+            return False
+        waiting.extend(v for v in producer.inputs if v is not None and ctx.need(v))
+    return True
+
+
+class _Weighted:
+    """One layer with weights, which can be applied again with other operands, weights or bias."""
+
+    def __init__(self, ctx: Context, node: ir.Node, standard: Rule) -> None:
+        self.ctx = ctx
+        self.node = node
+        self.standard = standard
+        # MatMul may have its weights on the left.
+        self.data = 0 if ctx.need(node.inputs[0]) else 1
+        self.x = required(node.inputs[self.data])
+        self.weight = required(node.inputs[1 - self.data])
+        self.bias = node.inputs[2] if len(node.inputs) > 2 else None
+
+    def forward(self, x: ir.Value, weight: ir.Value, bias: ir.Value | None) -> ir.Value:
+        """Apply the layer with other parts; return its result."""
+        ctx = self.ctx
+        ctx.also_need(ctx.typed(x, self.x))
+        ctx.typed(weight, self.weight)
+        operands = [x, weight] if self.data == 0 else [weight, x]
+        if bias is not None:
+            operands.append(bias)
+        return ctx.typed(ctx.again(self.node, operands)[0], self.node.outputs[0])
+
+    def hand_back(self, z: ir.Value, share: ir.Value) -> ir.Value:
+        """Return the operand's part of ``share``, through the application that gave ``z``, times the operand."""
+        applied = z.producer()
+        assert applied is not None  # forward() made it
+        part = _back(self.ctx, self.standard, applied, self.ctx.typed(share, z))[self.data]
+        return self.ctx.op("Mul", applied.inputs[self.data], part)
+
+    def clipped(self, value: ir.Value, sign: int) -> ir.Value:
+        """Return the positive or the negative part of a value."""
+        ctx = self.ctx
+        zero = ctx.scalar(0.0, value)
+        return ctx.typed(ctx.op("Max" if sign > 0 else "Min", value, zero), value)
+
+
+def _epsilon(layer: _Weighted, relevance: ir.Value, settings: LrpSettings, _: LayerRule) -> ir.Value:
+    """``x · Wᵀ(R / (z + ε·sign z))``."""
+    ctx = layer.ctx
+    copy = ctx.op("Identity", layer.x)
+    z = layer.forward(copy, layer.weight, None if settings.zero_bias else layer.bias)
+    return layer.hand_back(z, ctx.op("Div", relevance, stabilised(ctx, z, settings.epsilon)))
+
+
+def _gamma(layer: _Weighted, relevance: ir.Value, settings: LrpSettings, _: LayerRule) -> ir.Value:
+    """Contributions of the result's own sign count 1 + γ times; results of either sign are treated alike."""
+    ctx = layer.ctx
+    bias = None if settings.zero_bias else layer.bias
+    z = layer.forward(ctx.op("Identity", layer.x), layer.weight, bias)
+    is_positive = ctx.op("Cast", ctx.op("Less", ctx.scalar(0.0, z), z), to=int(ctx.dtype(z)))
+    is_negative = ctx.op("Cast", ctx.op("Less", z, ctx.scalar(0.0, z)), to=int(ctx.dtype(z)))
+    parts = []
+    for sign, here in ((1, is_positive), (-1, is_negative)):
+        more = _raised(layer, layer.bias, sign, settings.gamma) if bias is not None else None
+        # What a positive operand adds has the weight's sign, what a negative one adds the opposite.
+        same = layer.forward(
+            layer.clipped(layer.x, 1), required(_raised(layer, layer.weight, sign, settings.gamma)), more
+        )
+        other = layer.forward(
+            layer.clipped(layer.x, -1), required(_raised(layer, layer.weight, -sign, settings.gamma)), None
+        )
+        total = ctx.typed(ctx.op("Add", same, other), z)
+        share = ctx.op("Mul", here, ctx.op("Div", relevance, stabilised(ctx, total, settings.epsilon)))
+        parts += [layer.hand_back(same, share), layer.hand_back(other, share)]
+    return ctx.op("Sum", *parts)
+
+
+def _raised(layer: _Weighted, value: ir.Value | None, sign: int, gamma: float) -> ir.Value | None:
+    """Return ``v + γ·v⁺`` (or ``v + γ·v⁻``)."""
+    if value is None:
+        return None
+    ctx = layer.ctx
+    more = ctx.op("Mul", layer.clipped(value, sign), ctx.scalar(gamma, value))
+    return ctx.typed(ctx.op("Add", value, more), value)
+
+
+def _alpha_beta(layer: _Weighted, relevance: ir.Value, settings: LrpSettings, chosen: LayerRule) -> ir.Value:
+    """``α`` times the share of positive contributions, less ``α − 1`` times that of negative ones; z⁺ is α = 1."""
+    ctx = layer.ctx
+    alpha = 1.0 if chosen == "z_plus" else settings.alpha
+    parts = []
+    for sign, weight in ((1, alpha), (-1, 1.0 - alpha)):
+        if weight == 0.0:
+            continue
+        bias = None if settings.zero_bias or layer.bias is None else layer.clipped(layer.bias, sign)
+        same = layer.forward(layer.clipped(layer.x, 1), layer.clipped(layer.weight, sign), bias)
+        other = layer.forward(layer.clipped(layer.x, -1), layer.clipped(layer.weight, -sign), None)
+        total = ctx.typed(ctx.op("Add", same, other), same)
+        share = ctx.op("Div", relevance, stabilised(ctx, total, settings.epsilon))
+        share = ctx.op("Mul", share, ctx.scalar(weight, total))
+        parts += [layer.hand_back(same, share), layer.hand_back(other, share)]
+    return ctx.op("Sum", *parts)
+
+
+def _flat(layer: _Weighted, relevance: ir.Value, settings: LrpSettings, chosen: LayerRule) -> ir.Value:
+    """Share by weights alone: all equal (flat), or squared (w²); what the operand is does not count."""
+    ctx = layer.ctx
+    one = ctx.typed(ctx.op("Expand", ctx.scalar(1.0, layer.x), ctx.op("Shape", layer.x)), layer.x)
+    if chosen == "flat":
+        weight = ctx.op("Expand", ctx.scalar(1.0, layer.weight), ctx.shape_of(layer.weight))
+    else:
+        weight = ctx.op("Mul", layer.weight, layer.weight)
+    z = layer.forward(one, weight, None)
+    return layer.hand_back(z, ctx.op("Div", relevance, stabilised(ctx, z, settings.epsilon)))
+
+
+def _product(standard: Rule, epsilon: float) -> Rule:
+    """Make the rule of a product: where both operands depend on the input each gets half, in proportion."""
+    proportional = _proportional(standard, epsilon)
+
+    def rule(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
+        """Half to each operand, in proportion to what its elements gave."""
+        needed = sum(ctx.need(v) for v in node.inputs)
+        if needed == 1 and node.op_type == "Mul" and _keeps_shape(ctx, node):
+            return [relevance[0] if ctx.need(v) else None for v in node.inputs]
+        found = proportional(ctx, node, relevance)
+        if needed < 2:
+            return found
+        half = [ctx.scalar(1.0 / needed, required(v)) for v in node.inputs]
+        return [None if c is None else ctx.op("Mul", c, h) for c, h in zip(found, half, strict=False)]
+
+    return rule
+
+
+def _keeps_shape(ctx: Context, node: ir.Node) -> bool:
+    own = next(v for v in node.inputs if ctx.need(v))
+    return ctx.dims(required(own)) == ctx.dims(node.outputs[0])
+
+
+def _quotient(standard: Rule, epsilon: float) -> Rule:
+    """Make the rule of a quotient: a denominator that depends on the input is refused."""
+    proportional = _proportional(standard, epsilon)
+
+    def rule(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
+        """As a linear function of the numerator; a denominator is a scale, and gets nothing."""
+        found = list(proportional(ctx, node, relevance))
+        return [found[0], None]
+
+    return rule
+
+
+def normalisation(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
+    """Layer normalisation with its scale held fixed, as a linear function of its operand (Ali et al. 2022)."""
+    x, scale = required(node.inputs[0]), required(node.inputs[1])
+    rank = ctx.rank(x)
+    axes = ctx.ints(range(ctx.attribute(node, "axis", -1) % rank, rank))
+    centred = ctx.op("Sub", x, ctx.op("ReduceMean", x, axes, keepdims=1))
+    variance = ctx.op("ReduceMean", ctx.op("Mul", centred, centred), axes, keepdims=1)
+    root = ctx.op("Sqrt", ctx.op("Add", variance, ctx.scalar(ctx.attribute(node, "epsilon", 1e-5), x)))
+    share = ctx.op("Div", relevance[0], stabilised(ctx, node.outputs[0], DEFAULTS.epsilon))
+    g = ctx.op("Div", ctx.op("Mul", share, scale), root)
+    return [ctx.op("Mul", x, ctx.op("Sub", g, ctx.op("ReduceMean", g, axes, keepdims=1)))]
+
+
+DEFAULTS = LrpSettings()
+_ACTIVATIONS = ("Relu", "LeakyRelu", "Sigmoid", "Tanh")
+# Relevance follows the elements themselves: the standard rules move it as they move a cotangent.
+_PASSED: tuple[str, ...] = ("Identity", "Cast", "CastLike", "Dropout")
+_PROPORTIONAL = (
+    "Add", "Sub", "Sum", "Mean", "BatchNormalization", "GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum",
+    "MaxPool", "Expand", "CumSum", "Resize", "Softmax", "LogSoftmax", "InstanceNormalization", "GroupNormalization",
+    "RMSNormalization",
+)  # fmt: skip
+_REFUSED = (
+    "LSTM", "GRU", "RNN", "Pow", "Mod", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "LpNormalization",
+    "MeanVarianceNormalization", "LRN",
+)  # fmt: skip
+
+LRP = lrp(DEFAULTS)
+ATTN_LRP = lrp(LrpSettings(convolution="epsilon"), "attn_lrp").override(
+    "attn_lrp",
+    {"LayerNormalization": normalisation},
+    summary="Relevance through transformers: products in halves, softmax by its first-order part, norms held fixed.",
+    source="Achtibat et al. 2024, arXiv:2402.05602",
+)
+
+
+@hookimpl
+def tonescope_rule_sets() -> list[RuleSet]:
+    """Offer LRP with its usual settings, and its form for transformers."""
+    return [LRP, ATTN_LRP]
