@@ -6,7 +6,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -30,6 +30,7 @@ from tonescope.v1 import (
     model_service_pb2_grpc,
     tensor_pb2,
 )
+from tonescope_server.plugin.api import Estimate, ModelAccess, Parameters, ProceduralMethod, Windows
 from tonescope_server.plugin.host import PluginHost
 
 Request = live_pb2.LiveRequest
@@ -166,6 +167,16 @@ def test_every_field_of_an_explanation_is_filled(channel: grpc.Channel) -> None:
         assert explanation.queue_ms >= 0
         assert explanation.compute_ms > 0
         assert explanation.evaluations >= 8
+
+
+def test_a_class_that_was_never_trained_is_flagged_and_no_other(channel: grpc.Channel) -> None:
+    many = np.random.default_rng(1).normal(size=(60, 56, 4))
+    explanations = attribution(channel).Explain(explain_request(many)).explanations
+    assert {each.prediction.class_index for each in explanations} == {0, 1, 2}
+    for each in explanations:
+        never = each.prediction.class_index == 2
+        assert each.prediction.class_never_trained is never
+        assert ("CLASS_NEVER_TRAINED" in [warning.code for warning in each.warnings]) is never
 
 
 def test_a_result_is_reproduced_from_itself(channel: grpc.Channel) -> None:
@@ -446,34 +457,75 @@ def test_one_callers_trouble_does_not_disturb_another_stream(channel: grpc.Chann
 # -- deadlines and cancellation --------------------------------------------------------------------------------------
 
 
-def test_a_deadline_ends_long_work_and_the_worker_is_free_again(start_daemon: Any) -> None:
-    running = start_daemon(workers=1)
-    with grpc.insecure_channel(running.address) as channel:
-        dear = explain_request(
-            np.repeat(BATCH, 300, axis=0), options(method="integrated_gradients", n_steps=4096, rule="trapezoid")
-        )
-        attribution(channel).Explain(explain_request(asked=dear.options))  # compiled, so that only work remains
-        start = time.monotonic()
-        with pytest.raises(grpc.RpcError) as raised:
-            attribution(channel).Explain(dear, timeout=0.3)
-        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
-        attribution(channel).Explain(explain_request(asked=dear.options), timeout=5)
-        assert time.monotonic() - start < 3
+class Endless(ProceduralMethod):
+    """A method that goes on for ever, but for windows of zeros."""
+
+    name = "endless"
+    summary = "goes on for ever"
+
+    def attribute(self, model: ModelAccess, windows: Windows, parameters: Parameters) -> Estimate:
+        while windows.x.any():
+            model.score(windows.x, np.arange(len(windows.x)))
+        return Estimate(cells=np.zeros_like(windows.x))
 
 
-def test_a_cancelled_stream_is_forgotten_and_its_work_given_up(start_daemon: Any) -> None:
-    running = start_daemon(workers=1, queue_windows=4096)
+@pytest.fixture
+def with_endless(start_daemon: Any) -> Iterator[tuple[Any, grpc.Channel]]:
+    """A daemon with one worker, and a method that keeps it for ever."""
+    host = PluginHost.load()
+    host.methods["endless"] = Endless()
+    host._origins["methods", "endless"] = host.origin("methods", "occlusion")
+    running = start_daemon(host, workers=1)
     with grpc.insecure_channel(running.address) as channel:
-        dear = options(method="integrated_gradients", n_steps=4096, rule="trapezoid")
-        talk = Conversation(channel, opening(dear))
-        talk.say(windows(np.repeat(BATCH, 300, axis=0)))
-        time.sleep(0.1)
-        assert running.daemon.totals.open_streams == 1
-        talk.call.cancel()
-        _until(lambda: running.daemon.totals.open_streams == 0)
-        start = time.monotonic()
-        attribution(channel).Explain(explain_request(asked=dear), timeout=5)
-        assert time.monotonic() - start < 2
+        yield running, channel
+
+
+ZEROS = np.zeros((1, 56, 4), np.float32)
+
+
+def worker_is_free(channel: grpc.Channel) -> bool:
+    """Say whether the only worker answers: this method never runs anywhere else."""
+    response = attribution(channel).Explain(explain_request(ZEROS, options(method="endless")), timeout=5)
+    return not response.explanations[0].HasField("problem")
+
+
+def test_a_deadline_ends_the_work_and_the_worker_is_free_again(with_endless: Any) -> None:
+    _, channel = with_endless
+    assert worker_is_free(channel)
+    start = time.monotonic()
+    with pytest.raises(grpc.RpcError) as raised:
+        attribution(channel).Explain(explain_request(asked=options(method="endless")), timeout=0.2)
+    assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
+    assert worker_is_free(channel)
+    assert time.monotonic() - start < 3
+
+
+def test_a_cancelled_call_ends_its_work(with_endless: Any) -> None:
+    _, channel = with_endless
+    call = attribution(channel).Explain.future(explain_request(asked=options(method="endless")))
+    time.sleep(0.1)
+    call.cancel()
+    assert worker_is_free(channel)
+
+
+def test_a_cancelled_stream_is_forgotten_and_its_work_ends(with_endless: Any) -> None:
+    running, channel = with_endless
+    talk = Conversation(channel, opening(options(method="endless")))
+    assert not talk.opened.inline
+    talk.say(windows(BATCH))
+    time.sleep(0.1)
+    assert running.daemon.totals.open_streams == 1
+    talk.call.cancel()
+    _until(lambda: running.daemon.totals.open_streams == 0)
+    assert worker_is_free(channel)
+
+
+def test_work_that_never_ends_does_not_keep_other_streams_waiting(with_endless: Any) -> None:
+    _, channel = with_endless
+    stuck = Conversation(channel, opening(options(method="endless")))
+    stuck.say(windows(BATCH))
+    assert len(explained(live(channel, opening(), windows(BATCH), timeout=5))) == len(BATCH)
+    stuck.call.cancel()
 
 
 def _until(condition: Callable[[], bool], seconds: float = 10) -> None:

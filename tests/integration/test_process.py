@@ -186,6 +186,10 @@ def test_a_second_signal_does_not_wait_for_the_grace(start: Start) -> None:
         time.sleep(0.3)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        assert process.wait(20) == 0
         assert time.monotonic() - start_time < 15
+        assert process.stderr is not None
+        log = process.stderr.read()
+        assert "Traceback" not in log
+        assert log.count("stopped ") == 1
         requests.put(None)

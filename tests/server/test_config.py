@@ -30,11 +30,11 @@ def test_without_anything_the_defaults_hold() -> None:
 def test_flags_win_over_the_environment_and_the_environment_over_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = written(tmp_path, 'threads = 2\nworkers = 2\nqueue_windows = 2\nstore = "a"')
+    file = written(tmp_path, 'threads = 2\nworkers = 2\nqueue_windows = 2\nmax_streams = 2\nstore = "a"')
     monkeypatch.setenv("TONESCOPE_WORKERS", "3")
     monkeypatch.setenv("TONESCOPE_QUEUE_WINDOWS", "3")
-    config = Config.load(file, {"queue_windows": 4, "threads": None})
-    assert (config.threads, config.workers, config.queue_windows) == (2, 3, 4)
+    config = Config.load(file, {"queue_windows": 4, "max_streams": 4, "threads": None})
+    assert (config.threads, config.workers, config.queue_windows, config.max_streams) == (2, 3, 4, 4)
     assert config.store == Path("a")
 
 

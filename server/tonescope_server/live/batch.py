@@ -63,13 +63,21 @@ class Patience:
 
 
 class Runner:
-    """Runs one plan: cheap ones on the event loop, dear ones on the executor."""
+    """Runs one plan: cheap ones on the event loop, dear ones on the executor.
 
-    def __init__(self, plan: Plan, executor: Executor, patience: Patience) -> None:
+    Args:
+        plan: what explains a batch.
+        executor: where dear plans run.
+        patience: whether anybody waits.
+        bounded: whether the plan costs what was measured, whatever the windows hold: a graph does. What may take
+            longer than it was seen to, such as a plugin's own loop, never runs on the event loop.
+    """
+
+    def __init__(self, plan: Plan, executor: Executor, patience: Patience, *, bounded: bool = True) -> None:
         self._plan = plan
         self._executor = executor
         self._check = patience.check
-        self.inline = plan.seconds_per_window < INLINE_BELOW_S
+        self.inline = bounded and plan.seconds_per_window < INLINE_BELOW_S
         fitting = int(INLINE_BATCH_S / max(plan.seconds_per_window, 1e-6))
         self.most = min(MAX_BATCH, max(fitting, 1)) if self.inline else MAX_BATCH
 

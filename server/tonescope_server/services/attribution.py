@@ -26,6 +26,7 @@ from tonescope_server.live.intake import Intake
 from tonescope_server.live.messages import Answer, Job, Notice, Options
 from tonescope_server.live.protocol import Agreement, Conversation, Said, negotiate
 from tonescope_server.live.session import Drain, Session, Totals
+from tonescope_server.plugin.api import GraphMethod
 from tonescope_server.services.convert import (
     frame_of,
     normalisation_code,
@@ -84,7 +85,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         jobs = intake.take(map(window_of, request.windows), time.perf_counter())
         patience = Patience(context.time_remaining())
         try:
-            answers = await explain_all(jobs, Runner(prepared, self._computing, patience))
+            answers = await explain_all(jobs, self._runner(prepared, patience))
         finally:
             patience.give_up()
         response = service_pb2.ExplainResponse(tone_table=tone_table_of(model.model.table))
@@ -115,7 +116,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         intake = Intake(options, agreement, model.model, self._explainers.host.normalisers)
         patience = Patience(context.time_remaining())
         buffer = WindowBuffer(agreement.queue_windows, agreement.overload, agreement.latency_budget_s)
-        runner = Runner(prepared, self._computing, patience)
+        runner = self._runner(prepared, patience)
         opened = opened_of(options, agreement, model, prepared, runner.inline)
         log.info("stream opened", stream=opened.stream_id, source=options.source_id, peer=context.peer())
         writer = ExplanationWriter(model.model, prepared, agreement.top_k, agreement.want_cells)
@@ -134,6 +135,9 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         model = await self._explainers.get(options.model, options.version, options.tone_layout)
         prepared = await self._explainers.prepare(model, options.method, options.target, options.parameters)
         return options, model, prepared
+
+    def _runner(self, prepared: Prepared, patience: Patience) -> Runner:
+        return Runner(prepared, self._computing, patience, bounded=isinstance(prepared.method, GraphMethod))
 
     def _receiver(
         self, context: Any, conversation: Conversation, intake: Intake, default_format: str

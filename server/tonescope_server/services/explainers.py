@@ -19,7 +19,6 @@ from tonescope_server.csi.tones import tone_table
 from tonescope_server.engine.explainer import Explainer
 from tonescope_server.engine.plan import PlanCache
 from tonescope_server.engine.prepared import Prepared
-from tonescope_server.errors import ShapeError
 from tonescope_server.models.model import Model
 from tonescope_server.models.store import ModelStore
 from tonescope_server.plugin.host import PluginHost
@@ -139,9 +138,5 @@ def with_tones(model: Model, tone_layout: str) -> Model:
     if tone_layout in ("", model.table.id):
         return model
     table = tone_table(tone_layout)
-    if len(table) != model.cells.n_tones:
-        raise ShapeError(
-            f"tone layout '{tone_layout}': model '{model.name}' expected {model.cells.n_tones} rows, got {len(table)}"
-        )
     cells = model.cells
     return replace(model, table=table, cells=cell_map(cells.shape, table, cells.cell_order, cells.n_frames))
