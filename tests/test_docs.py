@@ -1,0 +1,122 @@
+"""The documentation's Python: every block compiles, those marked ``runnable`` run, and those marked ``plugin`` are
+plugins that keep the rules.
+
+The marks stand on the fence, after the language: ```` ```python runnable plugin ````. A runnable block is a file of its
+own.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from tonescope_server.plugin.host import PluginHost
+from tonescope_server.testing import check_method
+
+ROOT = Path(__file__).resolve().parent.parent
+MARKS = {"runnable", "plugin"}
+FENCE = re.compile(r"^```python([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    where: str
+    marks: frozenset[str]
+    text: str
+
+
+def blocks_of(path: Path) -> list[Block]:
+    text = path.read_text(encoding="utf-8")
+    return [
+        Block(
+            f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}",
+            frozenset(match[1].split()),
+            match[2],
+        )
+        for match in FENCE.finditer(text)
+    ]
+
+
+BLOCKS = [b for p in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] for b in blocks_of(p)]
+PLUGINS = [b for b in BLOCKS if "plugin" in b.marks]
+
+
+def by_place(blocks):
+    return pytest.mark.parametrize("block", blocks, ids=[b.where for b in blocks])
+
+
+def run(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "documentation"}
+    exec(compile(block.text, block.where, "exec"), namespace)
+    return namespace
+
+
+@by_place(BLOCKS)
+def test_a_block_compiles_and_its_marks_are_known(block):
+    compile(block.text, block.where, "exec")
+    assert block.marks <= MARKS
+
+
+@by_place([b for b in BLOCKS if "runnable" in b.marks])
+def test_a_runnable_block_runs(block, tmp_path, monkeypatch):
+    run(block, tmp_path, monkeypatch)
+
+
+@by_place(PLUGINS)
+def test_a_documented_plugin_keeps_the_rules(block, tmp_path, monkeypatch):
+    methods = run(block, tmp_path, monkeypatch)["tonescope_methods"]()
+    assert methods
+    for method in methods:
+        check_method(method)
+
+
+@by_place(PLUGINS)
+def test_a_documented_plugin_is_under_thirty_lines_and_loads_by_its_entry_point(block, tmp_path, monkeypatch):
+    assert len(block.text.splitlines()) < 30
+    (tmp_path / "my_plugin.py").write_text(block.text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_plugin", raising=False)
+    host = PluginHost.load([EntryPoint("my_plugin", "my_plugin", "tonescope")])
+    assert host.failures == []
+    assert len(host.methods) == 1
+    sys.modules.pop("my_plugin")
+
+
+def test_the_entry_point_in_the_documentation_is_the_groups_own():
+    text = (ROOT / "docs" / "plugins.md").read_text()
+    assert "[project.entry-points.tonescope]\n" in text
+    assert 'my_plugin = "my_plugin"\n' in text
+
+
+def test_no_fence_is_missed():
+    """A block whose fence is indented, or is spelled otherwise, would never be looked at."""
+    fences = [
+        line
+        for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.match(r"\s*(```|~~~)\s*py", line, re.IGNORECASE)
+    ]
+    assert len(fences) == len(BLOCKS)
+
+
+def test_links_to_files_lead_somewhere():
+    broken = [
+        f"{path.relative_to(ROOT)}: {target}"
+        for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8"))
+        if not (path.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_files_named_in_the_plugin_guide_are_there():
+    text = (ROOT / "docs" / "plugins.md").read_text()
+    named = re.findall(r"`(plugins/[^`]+)`", text)
+    assert named
+    assert all((ROOT / name).exists() for name in named)
