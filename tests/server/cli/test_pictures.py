@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tonescope_server.cli import pictures
-from tonescope_server.csi.tones import tone_layouts, tone_table
+from tonescope_server.csi.tones import tone_table
 from tonescope_server.services.in_process import client_table
 
 
@@ -30,8 +30,8 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return written
 
 
-@pytest.mark.parametrize("layout", [*tone_layouts(), "unknown_30"])
-def test_every_layout_is_drawn_both_ways(layout: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["esp192_stbc", "esp192_ht40_below", "intel5300_ht20", "ruview56", "unknown_30"])
+def test_layouts_of_every_kind_are_drawn_both_ways(layout: str, tmp_path: Path) -> None:
     drawn = band(layout)
     pictures.band_picture(drawn, tmp_path / "band.png")
     cells = np.random.default_rng(0).standard_normal((5, len(drawn.table)))

@@ -8,9 +8,7 @@ import pytest
 
 from tonescope_server.cli.demo import own_daemon
 
-_COUNT = """
-[model]
-weights = "count_v1.safetensors"
+_INPUT = """
 [input]
 shape = [56, 20]
 cell_order = "tone_frame"
@@ -21,6 +19,10 @@ kind = "recording"
 [window]
 frames = 20
 hop = 20
+"""
+_COUNT = """
+[model]
+weights = "count_v1.safetensors"
 [[outputs]]
 name = "count_logits"
 kind = "logits"
@@ -28,6 +30,14 @@ trained_classes = [0, 1]
 [[outputs]]
 name = "conf_logits"
 kind = "logits"
+"""
+_POSE = """
+[model]
+weights = "pose_v1.safetensors"
+adapter = "room.safetensors"
+[[outputs]]
+name = "keypoints"
+kind = "regression"
 """
 
 
@@ -53,14 +63,18 @@ def test_the_table_sums_up_node_by_node(run, recording: Path, address: str) -> N
 
 
 def test_two_nodes_and_three_lengths_of_a_real_recording_stay_apart(run, shared: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "store" / "count_v1" / "1"
-    folder.mkdir(parents=True)
-    (folder / "count_v1.safetensors").write_bytes((shared / "real/ruview/count_v1.safetensors").read_bytes())
-    (folder / "model.toml").write_text(_COUNT)
+    files = shared / "real/ruview"
+    for name, manifest in {"count_v1": _COUNT, "pose_v1": _POSE}.items():
+        folder = tmp_path / "store" / name / "1"
+        folder.mkdir(parents=True)
+        (folder / "model.toml").write_text(_INPUT + manifest)
+        (folder / f"{name}.safetensors").write_bytes((files / f"{name}.safetensors").read_bytes())
+    (folder / "room.safetensors").write_bytes((files / "sample_room.adapter.safetensors").read_bytes())
     with own_daemon(tmp_path / "store") as address:
-        asked = ("--server", address, "--as-fast-as-possible", "--json", "-")
-        mixed = run("replay", shared / "real/ruview/pretrain-1775182186.csi.jsonl", *asked).json
-        plain = run("replay", shared / "real/ruview/rec_1772470567081-20260302_165607.csi.jsonl", *asked).json
+        asked = ("--server", address, "--as-fast-as-possible", "--json", "-", "--model")
+        mixed = run("replay", files / "pretrain-1775182186.csi.jsonl", *asked, "count_v1").json
+        pose = run("replay", files / "pretrain-1775182186.csi.jsonl", *asked, "pose_v1").json
+        plain = run("replay", files / "rec_1772470567081-20260302_165607.csi.jsonl", *asked, "count_v1").json
     assert [node["node"] for node in mixed["nodes"]] == [1, 2]
     for node in mixed["nodes"]:
         assert node["windows_explained"] > 90
@@ -69,6 +83,8 @@ def test_two_nodes_and_three_lengths_of_a_real_recording_stay_apart(run, shared:
     assert mixed["daemon"]["frames_skipped"] == {"length_128": 1134, "length_192": 48}
     assert mixed["not_csi"]["1"] == {"vitals": 118, "feature": 118, "compressed": 2}
     assert [node["windows_explained"] for node in plain["nodes"]] == [12]
+    assert [n["windows_explained"] for n in pose["nodes"]] == [n["windows_explained"] for n in mixed["nodes"]]
+    assert all(node["predictions"] == {} and len(node["mean_tones"]) == 56 for node in pose["nodes"])
 
 
 def test_watch_prints_plain_lines_where_there_is_no_terminal(run, recording: Path, address: str) -> None:
