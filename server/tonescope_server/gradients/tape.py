@@ -166,7 +166,10 @@ class Tape:
 
     def fold_batch_normalization(self) -> None:
         """Fold batch normalisations into the layers before them."""
+        self._graph.outputs.extend(self._model_outputs)
         fold_batch_normalization(self._graph)
+        self._model_outputs = list(self._graph.outputs)
+        self._graph.outputs.clear()
         self._forward = list(self._graph)
 
     def check_layers(self, names: Collection[str]) -> None:

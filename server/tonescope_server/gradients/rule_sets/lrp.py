@@ -136,7 +136,7 @@ def _layer(standard: Rule, settings: LrpSettings) -> Rule:
 
 
 def _chosen(ctx: Context, node: ir.Node, settings: LrpSettings) -> LayerRule:
-    for name in (node.name, node.outputs[0].name):
+    for name in (node.name or "", node.outputs[0].name or ""):
         if name in settings.layers:
             return settings.layers[name]
     if settings.first is not None and _reads_the_input(ctx, node):
@@ -216,12 +216,9 @@ def _gamma(layer: _Weighted, relevance: ir.Value, settings: LrpSettings, _: Laye
     for sign, here in ((1, is_positive), (-1, is_negative)):
         more = _raised(layer, layer.bias, sign, settings.gamma) if bias is not None else None
         # What a positive operand adds has the weight's sign, what a negative one adds the opposite.
-        same = layer.forward(
-            layer.clipped(layer.x, 1), required(_raised(layer, layer.weight, sign, settings.gamma)), more
-        )
-        other = layer.forward(
-            layer.clipped(layer.x, -1), required(_raised(layer, layer.weight, -sign, settings.gamma)), None
-        )
+        like, unlike = (required(_raised(layer, layer.weight, s, settings.gamma)) for s in (sign, -sign))
+        same = layer.forward(layer.clipped(layer.x, 1), like, more)
+        other = layer.forward(layer.clipped(layer.x, -1), unlike, None)
         total = ctx.typed(ctx.op("Add", same, other), z)
         share = ctx.op("Mul", here, ctx.op("Div", relevance, stabilised(ctx, total, settings.epsilon)))
         parts += [layer.hand_back(same, share), layer.hand_back(other, share)]
