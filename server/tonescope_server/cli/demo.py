@@ -62,7 +62,7 @@ def demo(
     write_json(report, out_folder / "saliency.json")
     draw(report, found, recording.name, out_folder / "attribution.png", PLANTED_ROWS)
     out.print(f"{counts.sent} frames sent, {len(found)} windows explained, {counts.dropped} dropped")
-    out.print(verdict(found), markup=False)
+    out.print(verdict(found), markup=False, soft_wrap=True)
     out.print(
         f"wrote {out_folder / 'saliency.json'} and {out_folder / 'attribution.png'}", markup=False, soft_wrap=True
     )
