@@ -1,10 +1,11 @@
 # make demo   shows the whole thing       make test   runs every test
-# make check  lints and type-checks       make bench  measures
+# make check  lints and type-checks       make bench  measures (make bench-peers: installs what it compares with)
 PYTHON ?= python3
 VENV   ?= .venv
+PEERS  := .venv-bench
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check bench generate clean
+.PHONY: demo test check bench bench-peers generate clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +26,14 @@ check: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m tests.bench
+
+bench-peers: $(PEERS)/.installed
+
+# torch may be a build of several gigabytes: nothing else is installed with it, and nothing else needs it.
+$(PEERS)/.installed: constraints-bench.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-bench.txt captum torch
+	touch $@
 
 generate: $(VENV)/.installed
 	$(BIN)/python tests/generate.py
