@@ -79,7 +79,10 @@ def array_of(tensor: tensor_pb2.Tensor, what: str) -> npt.NDArray[Any]:
     expected = math.prod(shape) * dtype.itemsize
     if len(data) != expected:
         raise ByteLengthError(f"{what}: expected {expected} bytes for {shape} {dtype}, got {len(data)}")
-    return np.frombuffer(data, dtype).reshape(shape)
+    try:
+        return np.frombuffer(data, dtype).reshape(shape)
+    except ValueError as error:  # no elements at all, and other sizes whose product no array can have
+        raise ShapeError(f"{what}: expected sizes that an array can have, got {_short(shape)}") from error
 
 
 def tensor_of(array: npt.NDArray[Any]) -> tensor_pb2.Tensor:
