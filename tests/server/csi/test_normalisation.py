@@ -41,9 +41,15 @@ def test_manifest_takes_one_number_for_every_tone():
     assert applied.tolist() == [[2.0] * 8] * 2
 
 
+@pytest.mark.parametrize(("mean", "std"), [(None, [1.0]), ([1.0], None), (None, None)])
+def test_manifest_without_statistics_is_refused(mean, std):
+    with pytest.raises(ParameterError, match="expected mean and std in the manifest, got none"):
+        BY_NAME["manifest"].for_stream(mean=mean, std=std)
+
+
 @pytest.mark.parametrize(
     ("mean", "std"),
-    [(None, [1.0]), ([1.0], None), ([1.0, 2.0], [1.0]), ([np.nan], [1.0]), ([0.0], [-1.0]), ([[0.0]], [[1.0]])],
+    [([1.0, 2.0], [1.0]), ([np.nan], [1.0]), ([0.0], [-1.0]), ([[0.0]], [[1.0]])],
 )
 def test_manifest_without_usable_statistics_is_refused(mean, std):
     with pytest.raises(ParameterError, match="'manifest'"):

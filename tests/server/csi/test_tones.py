@@ -191,8 +191,10 @@ def test_an_unknown_layout_is_refused_with_the_known_ones():
         tone_table("esp_lltv")
 
 
-@pytest.mark.parametrize("layout", ["unknown_0", "unknown_65537", "unknown_", "unknown_x", "unknown_999999999999"])
-def test_an_unknown_table_of_an_impossible_size_is_refused(layout: str):
+@pytest.mark.parametrize(
+    "layout", ["unknown_0", "unknown_65537", "unknown_", "unknown_x", "unknown_999999999999", "64"]
+)
+def test_an_unknown_table_without_a_possible_size_is_refused(layout: str):
     with pytest.raises(UnknownToneLayoutError):
         tone_table(layout)
 
@@ -231,6 +233,7 @@ def test_rows_that_a_chip_overwrites_are_no_evidence():
 def test_a_zero_on_a_live_tone_fits_no_layout():
     nulls = set(tone_table("esp_lltf").null_rows)
     assert detect_layout(64, zero_rows=nulls | {12}) == "unknown_64"
+    assert detect_layout(56, zero_rows=nulls | {12}) == "unknown_56"
 
 
 @pytest.mark.parametrize("n", [56, 64, 128, 192, 30, 53, 114, 242, 70])

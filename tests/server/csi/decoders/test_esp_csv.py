@@ -120,6 +120,8 @@ def test_boot_messages_and_damaged_lines_are_skipped_and_the_rest_is_read(tmp_pa
         (esp32().replace("]", ""), ShortFrameError, "cut short"),
         ("CSI_DATA,1,2", FrameError, "list in brackets"),
         ("hello", FrameError, "CSI_DATA"),
+        (esp32().replace("CSI_DATA", "RSSI_DATA"), FrameError, "got another line"),
+        (esp32(numbers="1,2,3,4.5"), FrameError, "integers in the list"),
         ("CSI_DATA,é[1,2]", FrameError, "ASCII"),
     ],
 )

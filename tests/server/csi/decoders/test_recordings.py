@@ -169,7 +169,7 @@ def test_garbage_is_refused_with_a_frame_error_and_nothing_else(garbage):
 
 
 def test_each_format_recognises_its_own_files(tmp_path: Path):
-    window = line({"csi": [1.0, 2.0], "csi_shape": [2, 1]})
+    window = line({"csi": [1.0, 2.0], "csi_shape": [2, 1], "subcarriers": 2})
     vitals = line({"type": "vitals", "magic": "0xC5110002"})
     for head in (line(RAW), line(AMPLITUDES), b"{\n" + vitals):
         assert (jsonl.recognises(tmp_path, head), paired.recognises(tmp_path, head)) == (True, False)
@@ -249,6 +249,14 @@ def test_without_zeros_the_declared_order_is_used_and_said_to_be(tmp_path: Path)
     assert second.values.tolist() == cells[1::2]
     assert first.header["cell_order_from"] == "declared"
     assert paired_cell_order([]) is None
+
+
+def test_a_single_null_tone_is_enough_to_tell_the_order(tmp_path: Path):
+    frames = np.random.default_rng(0).uniform(1, 20, size=(N_FRAMES, 53))
+    frames[:, tone_table("c5_53").null_mask] = 0.0
+    (window,) = read_paired(write(tmp_path, line({"csi": frames.reshape(-1).tolist(), "csi_shape": [53, N_FRAMES]})))
+    assert isinstance(window, PairedWindow)
+    assert paired_cell_order([window]) == "frame_tone"
 
 
 def test_windows_as_long_as_a_record_are_the_records(tmp_path: Path):
