@@ -119,11 +119,11 @@ class LiveResponse(_message.Message):
 
     @_builtins.property
     def rejected(self) -> Global___Rejected:
-        """A frame or window that could not be used."""
+        """A frame that could not be used: the first of its node and reason; further ones are only counted."""
 
     @_builtins.property
     def summary(self) -> Global___Summary:
-        """Last: the counts of the whole stream, sent once the client has half-closed."""
+        """Last: the counts of the whole stream, sent once the client has half-closed, or the daemon has drained."""
 
     def __init__(
         self,
@@ -164,7 +164,9 @@ class Open(_message.Message):
     RESUME_FROM_FIELD_NUMBER: _builtins.int
     DEFAULT_FORMAT_FIELD_NUMBER: _builtins.int
     normalisation: _csi_pb2.Normalisation.ValueType
-    """How cells are normalised."""
+    """How cells are normalised; unspecified means the manifest's for frames, and not at all for windows, which are then
+    taken as they are.
+    """
     tone_layout: _builtins.str
     """The tone layout of the frames; empty means the manifest's."""
     source_id: _builtins.str
@@ -191,7 +193,10 @@ class Open(_message.Message):
 
     @_builtins.property
     def resume_from(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeSequence]:
-        """After a reconnection: the sequence number, per node, of the last frame of the last window that was answered."""
+        """After a reconnection: the sequence number, per node, of the last frame of the last window that was answered; needs
+        source_id. Send frames again from the first one of that window: the daemon builds it again, so that windows fall
+        where they fell before, and does not answer it twice. Running statistics start anew.
+        """
 
     def __init__(
         self,
@@ -275,7 +280,7 @@ class Opened(_message.Message):
     overload_policy: Global___OverloadPolicy.ValueType
     """The overload policy as resolved."""
     inline: _builtins.bool
-    """Whether windows are explained inline (cheap) or on a worker thread (dear)."""
+    """Whether windows are explained on the event loop (a cheap graph) or on a worker thread (anything else)."""
     @_builtins.property
     def tone_table(self) -> _csi_pb2.ToneTable:
         """The tone table of every result on this stream."""
@@ -420,7 +425,9 @@ Global___Dropped: _TypeAlias = Dropped  # noqa: Y015
 
 @_typing.final
 class Rejected(_message.Message):
-    """A frame or window that could not be used. The stream goes on."""
+    """A frame that could not be used. The stream goes on. A window that cannot be used is answered in its turn, by an
+    explanation with a problem.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
