@@ -129,6 +129,9 @@ class Daemon:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._streams_ended(), grace)
         await self._server.stop(LAST_CALLS_S)
+        # Streams that were cut off are being cancelled: the loop must not close under them.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._streams_ended(), LAST_CALLS_S)
         if self._refreshing is not None:
             self._refreshing.cancel()
         self._stop_metrics()
