@@ -9,7 +9,9 @@ import typer
 
 
 def serve(
-    store: Annotated[Path | None, typer.Option(help="Folder of models.", show_default="models, or the bundled one")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder of models.", show_default="models, or the bundled one")
+    ] = None,
     listen: Annotated[
         str | None, typer.Option(help="host:port; port 0 takes a free one.", show_default="127.0.0.1:50551")
     ] = None,
