@@ -63,6 +63,14 @@ class Context:
         self._counts[kind] = self._counts.get(kind, 0) + 1
         return self._counts[kind] - 1
 
+    def spend(self, kind: str, amount: int, budget: int) -> bool:
+        """Take from a budget of this graph; tell whether there was enough."""
+        spent = self._counts.get(kind, 0)
+        if spent + amount > budget:
+            return False
+        self._counts[kind] = spent + amount
+        return True
+
     def constant(self, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> ir.Value:
         """Return an initializer with these elements; equal ones are shared."""
         data = np.asarray(array, dtype)
