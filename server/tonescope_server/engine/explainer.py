@@ -210,7 +210,9 @@ class Explainer:
         def make() -> Plan:
             return self._compile(resolved, describe, keep)
 
-        return self._cache.get((self.model.digest, self._threads, key, resolved.seed), make)
+        # The same weights under another manifest may have another order of cells, which shapes the fold.
+        cells = (self.model.cells.cell_order, self.model.cells.n_tones)
+        return self._cache.get((self.model.digest, cells, self._threads, key, resolved.seed), make)
 
     def scoring(self, resolved: Resolved) -> Plan:
         """Return the plan that computes the target without differentiating it."""
