@@ -135,8 +135,8 @@ def test_parameters_that_shape_the_graph_have_graphs_of_their_own(explainer_with
 def test_explainers_that_share_a_cache_do_not_share_answers(explainer_with):
     cache = PlanCache()
     first = explainer_with(model="scrambled", cache=cache)
-    second = explainer_with(model="mlp", cache=cache)
-    for name, explainer in (("scrambled", first), ("mlp", second), ("scrambled", first)):
+    second = explainer_with(model="conv_2d", cache=cache)  # its output goes by the same name: so does its target
+    for name, explainer in (("scrambled", first), ("conv_2d", second), ("scrambled", first)):
         x = tiny_windows(tiny_models()[name])
         np.testing.assert_array_equal(explainer.explain(x).tones, explainer_with(model=name).explain(x).tones)
 

@@ -340,6 +340,19 @@ def test_a_procedural_methods_prediction_is_the_class_of_the_window(explainer_wi
     np.testing.assert_allclose(result.score, scores.max(axis=1), rtol=1e-5)
 
 
+def test_a_point_is_scored_by_the_target_of_the_window_it_belongs_to(explainer_with):
+    found = []
+
+    def attribute(model, given):
+        found.append(model.score(given.x[[0, 0, 0, 3]], np.array([4, 2, 0, 1])))
+        return plugin.Estimate(np.zeros_like(given.x))
+
+    explainer, x = explainer_with(Procedure(attribute)), windows()
+    explainer.explain(x, "failing", np.array([0, 1, 2, 0, 1]))
+    scores = explainer.predict(x).scores
+    np.testing.assert_allclose(found[0], [scores[0, 1], scores[0, 2], scores[0, 0], scores[3, 1]], rtol=1e-5)
+
+
 def test_a_procedural_method_sees_the_map_of_cells_and_its_parameters(explainer_with):
     class Looking(plugin.ProceduralMethod):
         name = "looking"
