@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from tests.bench.measure import Row, Section, local, medians, microseconds
+from tests.bench.measure import Row, Section, local, medians, microseconds, one_core
 from tests.bench.subject import Subject, count_net
 from tonescope_server import Explainer
 
@@ -25,6 +25,7 @@ ROUNDS, TIMES = 30, 100
 NO_TORCH = "skipped: no torch (make bench-peers)"
 
 
+@one_core()
 def measure() -> Section:
     """Time the product, its bare session, the bare forward and Captum, turn by turn."""
     subject = count_net()
@@ -64,8 +65,8 @@ def _row(what: str, ours: float, peer: float | None, whose: str, aim: float) -> 
 
 def _notes(subject: Subject, peer: str, error: float = 0.0) -> str:
     against = (
-        f"Captum is {peer} in an interpreter of its own, one thread, on a network of the same weights, and is told the "
-        f"class; its cells and ours differ by {error:.0e} of the largest."
+        f"Captum is {peer} in an interpreter of its own, one thread, the same core, on a network of the same weights, "
+        f"and is told the class; its cells and ours differ by {error:.0e} of the largest."
         if peer
         else "Captum was not measured: there is no interpreter with torch (`make bench-peers` makes one)."
     )
@@ -125,10 +126,8 @@ def interpreter() -> Path | None:
     """Return an interpreter that has torch, or None."""
     named = os.environ.get("TONESCOPE_BENCH_TORCH_PYTHON")
     beside = Path(__file__).resolve().parents[2] / ".venv-bench" / "bin" / "python"
-    for path in (Path(named) if named else None, beside, Path(sys.executable)):
-        if path is not None and path.exists() and _has_torch(path):
-            return path
-    return None
+    found = [Path(named)] if named else [beside, Path(sys.executable)]
+    return next((path for path in found if path.exists() and _has_torch(path)), None)
 
 
 def _has_torch(python: Path) -> bool:

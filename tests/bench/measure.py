@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 Timed = Callable[[int], Sequence[float]]
@@ -81,6 +82,17 @@ def cores() -> tuple[int, int]:
     """Return two cores that this process may use: one for a server, one for its client. They may be the same."""
     usable = sorted(os.sched_getaffinity(0))
     return usable[0], usable[-1]
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this process, and those that it starts, on one core: both sides of a comparison get the same one."""
+    usable = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cores()[1]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, usable)
 
 
 def microseconds(seconds: float) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from tests.bench.measure import Row, Section, local, medians, milliseconds
+from tests.bench.measure import Row, Section, local, medians, milliseconds, one_core
 from tests.bench.subject import count_net
 from tonescope_server.types import FloatArray, Target
 
@@ -20,6 +20,7 @@ REPEATS = 3
 Multiply = Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 
+@one_core()
 def measure() -> Section:
     """Time the analytic statistic and two central-difference ones."""
     subject = count_net()
