@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 from pydantic import ValidationError
 
 from tonescope_server.engine.null_sums import NullSums
@@ -20,7 +21,7 @@ from tonescope_server.engine.session import Session
 from tonescope_server.engine.targets import Resolved, TargetLike, as_target, resolve
 from tonescope_server.engine.windows import checked
 from tonescope_server.errors import ParameterError, TonescopeError, UnknownModelError, UnknownTensorError
-from tonescope_server.gradients import missing_rules
+from tonescope_server.gradients import differentiable, missing_rules
 from tonescope_server.gradients.differentiate import is_float, named, values_by_name
 from tonescope_server.gradients.rule_set import operator_name
 from tonescope_server.gradients.tape import Tape
@@ -260,8 +261,13 @@ class Explainer:
         return self.compiled(("predict",), self.resolve(None), Tape.predict)
 
     @cached_property
+    def _graph(self) -> ir.Model:
+        """The model's graph, with operators that have no rule spelled out by their functions."""
+        return differentiable(self.model.graph, self.host.rule_set("standard"))
+
+    @cached_property
     def _missing(self) -> Sequence[Any]:
-        graph = self.model.graph.graph
+        graph = self._graph.graph
         by = [v for v in graph.inputs if v.name == self.model.input.name]
         return missing_rules(graph, graph.outputs, by, self.host.rule_set("standard"))
 
@@ -281,7 +287,7 @@ class Explainer:
     def _compile(self, resolved: Resolved, describe: Callable[[Tape], object], keep: Sequence[str]) -> Plan:
         model = self.model
         tape = Tape(
-            model.graph,
+            self._graph,
             model.input.name,
             resolved.seed,
             self.host.rule_set,

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from tonescope_server.errors import UnknownTensorError, UnsupportedOperatorError
 from tonescope_server.gradients.context import Context
-from tonescope_server.gradients.prepass import infer_shapes
+from tonescope_server.gradients.prepass import infer_shapes, inline_functions
 from tonescope_server.gradients.rule_set import ZERO_DERIVATIVE, RuleSet, operator_name
 from tonescope_server.gradients.rule_sets.standard import STANDARD
 
@@ -45,7 +45,7 @@ def differentiate(
         UnknownTensorError: a name that no value of the graph goes by.
         UnsupportedOperatorError: an operator on the way has no rule; nothing was run.
     """
-    clone = infer_shapes(model.clone(deep_copy=False))
+    clone = differentiable(infer_shapes(model.clone(deep_copy=False)), rule_set)
     graph = clone.graph
     values = values_by_name(graph)
     by = [named(values, name) for name in wrt]
@@ -62,6 +62,13 @@ def differentiate(
         context.typed(result, value).name = GRADIENT + str(value.name)
         graph.outputs.append(result)
     return clone
+
+
+def differentiable(model: ir.Model, rule_set: RuleSet = STANDARD) -> ir.Model:
+    """Return a model whose operators without a rule are spelled out by their functions, as far as they have one."""
+    return inline_functions(
+        model, lambda node: rule_set.rule_for(node) is not None or operator_name(node) in ZERO_DERIVATIVE
+    )
 
 
 def pull_back(

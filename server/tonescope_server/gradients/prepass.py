@@ -6,7 +6,10 @@ A prepass changes no result. It may only be applied to a copy of a model, never 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
+import onnx
+import onnx.inliner
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
@@ -34,6 +37,52 @@ def _fill_same_shapes(graph: ir.Graph) -> bool:
             y.shape, y.type = x.shape, x.type
             filled = True
     return filled
+
+
+def inline_functions(model: ir.Model, has_rule: Callable[[ir.Node], bool]) -> ir.Model:
+    """Replace operators that have no rule by the function that ONNX's specification defines them as.
+
+    Args:
+        model: shapes inferred; it is not changed.
+        has_rule: tells whether an operator needs no inlining.
+
+    Returns:
+        A new model with shapes inferred; the model itself where there is nothing to inline.
+    """
+    for _ in range(MOST_NESTED):
+        names = sorted({n.op_type for n in model.graph if _carries(n) and not has_rule(n) and _is_function(n, model)})
+        if not names:
+            return model
+        proto = ir.to_proto(model)
+        chosen = [("", name) for name in names]
+        inlined = onnx.inliner.inline_selected_functions(proto, chosen, exclude=False, inline_schema_functions=True)
+        model = infer_shapes(ir.from_proto(inlined))
+        _name_nodes(model.graph)
+    return model
+
+
+def _carries(node: ir.Node) -> bool:
+    """Tell whether a node makes anything of floating point, which alone can carry a gradient."""
+    return any(v.dtype is not None and v.dtype.is_floating_point() for v in node.outputs)
+
+
+def _is_function(node: ir.Node, model: ir.Model) -> bool:
+    """Tell whether the specification defines an operator by a function, in the opset that the model uses."""
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    try:
+        schema = onnx.defs.get_schema(node.op_type, model.opset_imports.get("", 18), "")
+    except onnx.defs.SchemaError:
+        return False
+    found: Any = schema  # onnx's stubs leave both attributes out
+    return bool(found.has_function or found.has_context_dependent_function)
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Give nodes that came without a name one, so that errors can say which they are."""
+    for number, node in enumerate(graph):
+        if not node.name:
+            node.name = f"inlined_{node.op_type}_{number}"
 
 
 def lift_1d(graph: ir.Graph, keep: Collection[str] = ()) -> int:
@@ -249,6 +298,8 @@ def _lifted_shape(value: ir.Value) -> ir.Shape | None:
     return ir.Shape([batch, channels, 1, length])
 
 
+# Functions of functions: the specification nests two deep, no further.
+MOST_NESTED = 4
 _KEEPS_SHAPE = frozenset({"GroupNormalization", "MeanVarianceNormalization", "RMSNormalization"})
 _REDUCTIONS: Sequence[str] = ("ReduceMean", "ReduceSum")
 _ELEMENTWISE: Sequence[str] = (
