@@ -76,7 +76,7 @@ def _conditions(load: float) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in names)
     return (
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}; {_processor()}, {len(os.sched_getaffinity(0))} cores; "
-        f"{platform.system()} {platform.release()}; load {load:.1f} at the start; Python {platform.python_version()}, "
+        f"{platform.system()} {platform.release()}; load {load:.1f} at the start, nice {os.nice(0)}; Python {platform.python_version()}, "
         f"{packages}"
     )
 
@@ -103,7 +103,7 @@ own, `.venv-bench`; the environment variable `TONESCOPE_BENCH_TORCH_PYTHON` name
 
 {table}
 
-All times are medians.
+Times are medians where nothing else is said.
 
 {notes}
 """
