@@ -76,8 +76,8 @@ def _conditions(load: float) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in names)
     return (
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}; {_processor()}, {len(os.sched_getaffinity(0))} cores; "
-        f"{platform.system()} {platform.release()}; load {load:.1f} at the start, nice {os.nice(0)}; Python {platform.python_version()}, "
-        f"{packages}"
+        f"{platform.system()} {platform.release()}; load {load:.1f} at the start, nice {os.nice(0)}; "
+        f"Python {platform.python_version()}, {packages}"
     )
 
 
