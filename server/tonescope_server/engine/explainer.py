@@ -222,7 +222,7 @@ class Explainer:
     # -- what is known ------------------------------------------------------------------------------------------
 
     def applicability(self) -> dict[str, str]:
-        """Return for each method "" where it can explain this model, else why it cannot."""
+        """Return for each method "" where it can explain the model's first output, else why it cannot."""
         missing = self._missing
         why = ""
         if missing:
@@ -266,10 +266,15 @@ class Explainer:
         return differentiable(self.model.graph, self.host.rule_set("standard"))
 
     @cached_property
+    def is_quantised(self) -> bool:
+        """Whether the model quantises what it computes with, so that every gradient is an estimate."""
+        return any(operator_name(n) == "QuantizeLinear" for n in self.model.graph.graph)
+
+    @cached_property
     def _missing(self) -> Sequence[Any]:
         graph = self._graph.graph
         by = [v for v in graph.inputs if v.name == self.model.input.name]
-        return missing_rules(graph, graph.outputs, by, self.host.rule_set("standard"))
+        return missing_rules(graph, graph.outputs[:1], by, self.host.rule_set("standard"))
 
     def _value(self, at: str) -> str:
         """Return the name of a value; asked of the model's own graph, for a plan's has lifted layers in it.

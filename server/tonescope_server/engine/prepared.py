@@ -50,6 +50,12 @@ def never() -> None:
     """Check nothing: no deadline, no cancellation."""
 
 
+STRAIGHT_THROUGH = ResultWarning(
+    "STRAIGHT_THROUGH",
+    "the model is quantised, and its gradient is a clipped straight-through estimate: rounding is passed through",
+)
+
+
 class Prepared:
     """One request, ready to run. Make it with ``Explainer.prepare``.
 
@@ -70,6 +76,8 @@ class Prepared:
         self.input_shape = explainer.model.input.shape[1:]
         self._plan = self._graph_plan() if isinstance(method, GraphMethod) else None
         self._is_open = is_open(self.target)
+        estimated = self._plan is not None and explainer.is_quantised
+        self._standing = (STRAIGHT_THROUGH,) if estimated else ()
         # A method that is all graph is never shown its windows: making them costs a twentieth of a small explanation.
         self._is_all_graph = _keeps(method, "feeds") and _keeps(method, "finish")
 
@@ -214,7 +222,7 @@ class Prepared:
             evaluations=evaluations,
             compute_s=seconds,
             model_digest=model.digest,
-            warnings=tuple(_warnings(prediction, share)),
+            warnings=(*self._standing, *_warnings(prediction, share)),
             units=estimate.units,
             standard_error=estimate.standard_error,
         )

@@ -89,7 +89,13 @@ def pull_back(
         UnsupportedOperatorError: an operator on the way has no rule; nothing was emitted.
     """
     nodes = list(context.graph)
-    path, needed = _path(nodes, seeds, wrt)
+    path, needed, on_integers = _path(nodes, seeds, wrt)
+    if on_integers:
+        node = on_integers[0]
+        raise UnsupportedOperatorError(
+            f"rule set '{rule_set.name}': operator {operator_name(node)} at node '{node.name}' works on quantised "
+            "values; only models that dequantise before each operator (QDQ) can be differentiated"
+        )
     missing = [n for n in path if rule_set.rule_for(n) is None]
     if missing:
         raise UnsupportedOperatorError(_missing(missing, rule_set))
@@ -104,21 +110,32 @@ def pull_back(
 def missing_rules(
     graph: ir.Graph, outputs: Iterable[ir.Value], wrt: Sequence[ir.Value], rule_set: RuleSet
 ) -> list[ir.Node]:
-    """Return the nodes between ``wrt`` and ``outputs`` that the rule set has no rule for."""
-    path, _ = _path(list(graph), dict.fromkeys(outputs), wrt)
-    return [n for n in path if rule_set.rule_for(n) is None]
+    """Return the nodes between ``wrt`` and ``outputs`` that the rule set cannot differentiate."""
+    path, _, on_integers = _path(list(graph), dict.fromkeys(outputs), wrt)
+    return [n for n in path if rule_set.rule_for(n) is None or n in on_integers]
 
 
 def _path(
     nodes: Sequence[ir.Node], seeds: Mapping[ir.Value, object], wrt: Sequence[ir.Value]
-) -> tuple[list[ir.Node], set[ir.Value]]:
-    """Return the nodes between ``wrt`` and the seeds, in order, and the values that need a cotangent."""
+) -> tuple[list[ir.Node], set[ir.Value], list[ir.Node]]:
+    """Return the nodes between ``wrt`` and the seeds, in order, and the values that need a cotangent.
+
+    Last come those of the nodes that make integers of quantised values: they would silently end the gradient.
+    """
     needed = set(wrt)
+    quantised: set[ir.Value] = set()
+    on_integers: set[ir.Node] = set()
     downstream: list[ir.Node] = []
     for node in nodes:
-        if operator_name(node) in ZERO_DERIVATIVE or not any(v in needed for v in node.inputs if v is not None):
+        name = operator_name(node)
+        if name in ZERO_DERIVATIVE or not any(v in needed for v in node.inputs if v is not None):
             continue
-        made = [v for v in node.outputs if is_float(v)]
+        if name != "DequantizeLinear" and any(v in quantised for v in node.inputs):
+            on_integers.add(node)
+            quantised.update(node.outputs)
+        elif name == "QuantizeLinear":
+            quantised.add(node.outputs[0])
+        made = [v for v in node.outputs if is_float(v) or v in quantised]
         if made:
             downstream.append(node)
             needed.update(made)
@@ -129,7 +146,7 @@ def _path(
             path.append(node)
             wanted.update(v for v in node.inputs if v is not None and v in needed)
     path.reverse()
-    return path, needed
+    return path, needed, [n for n in path if n in on_integers]
 
 
 def _apply(context: Context, node: ir.Node, cotangents: dict[ir.Value, ir.Value], rule_set: RuleSet) -> None:
@@ -143,7 +160,7 @@ def _apply(context: Context, node: ir.Node, cotangents: dict[ir.Value, ir.Value]
     for value, cotangent in zip(node.inputs, rule(context, node, incoming), strict=False):
         if value is None or cotangent is None or not context.need(value):
             continue
-        if not context.is_unexpanded(cotangent):
+        if not context.is_unexpanded(cotangent) and is_float(value):
             context.typed(cotangent, value)
         cotangents[value] = _sum(context, cotangents.get(value), cotangent, value)
 
