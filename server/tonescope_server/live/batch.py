@@ -22,6 +22,8 @@ INLINE_BELOW_S = 1e-3
 INLINE_BATCH_S = 4e-3
 
 Check = Callable[[], None]
+# A run's result, the row of the first of one's own windows in it, and seconds for each window.
+_Part = tuple[Attribution, int, float]
 _Outcomes = dict[int, tuple[Attribution | TonescopeError, int, float]]
 
 
@@ -62,6 +64,92 @@ class Patience:
             raise DeadlineError("the caller's deadline passed before the work was done")
 
 
+def inline_windows(plan: Plan) -> int:
+    """Return how many windows of a plan may run on the event loop at once."""
+    fitting = int(INLINE_BATCH_S / max(plan.seconds_per_window, 1e-6))
+    return min(MAX_BATCH, max(fitting, 1))
+
+
+class Sharing:
+    """Runs one cheap plan for several streams: what they ask for in one turn of the event loop goes into one run.
+
+    Around a small graph, calling it costs as much as running it; with many streams of single windows that is paid once
+    for all of them. Answers do not depend on what else is in a run. A stream that is alone is not made to wait.
+
+    Args:
+        plan: what explains a batch.
+
+    Attributes:
+        streams: how many use it now.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._most = inline_windows(plan)
+        self._waiting: list[tuple[npt.NDArray[Any], asyncio.Future[_Part]]] = []
+        self.streams = 0
+
+    async def run(self, x: npt.NDArray[Any]) -> _Part:
+        """Return the result of a run that has these windows in it, the row of the first, and seconds for each.
+
+        Raises:
+            TonescopeError: what is wrong with these windows; those of other streams are answered all the same.
+        """
+        if self.streams < 2:
+            return _timed(self._plan, x)
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._run_all)
+        future: asyncio.Future[_Part] = loop.create_future()
+        self._waiting.append((x, future))
+        return await future
+
+    def _run_all(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        while waiting:
+            count, windows = 1, len(waiting[0][0])
+            while count < len(waiting) and windows + len(waiting[count][0]) <= self._most:
+                windows += len(waiting[count][0])
+                count += 1
+            self._run_some(waiting[:count])
+            del waiting[:count]
+
+    def _run_some(self, together: list[tuple[npt.NDArray[Any], asyncio.Future[_Part]]]) -> None:
+        try:
+            result, _, each = _timed(self._plan, np.concatenate([x for x, _ in together]))
+        except TonescopeError as error:
+            if len(together) == 1:
+                _settle(together[0][1], error)
+                return
+            for one in together:
+                self._run_some([one])
+            return
+        except Exception as error:  # noqa: BLE001  it belongs to those who wait, not to the event loop
+            for _, future in together:
+                _settle(future, error)
+            return
+        first = 0
+        for x, future in together:
+            _settle(future, (result, first, each))
+            first += len(x)
+
+
+def _timed(plan: Plan, x: npt.NDArray[Any]) -> _Part:
+    begun = time.perf_counter()
+    result = plan.run(x)
+    return result, 0, (time.perf_counter() - begun) / len(x)
+
+
+def _settle(future: asyncio.Future[_Part], outcome: _Part | Exception) -> None:
+    """Hand an outcome over; to nobody, where the one who waited is gone."""
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
 class Runner:
     """Runs one plan: cheap ones on the event loop, dear ones on the executor.
 
@@ -71,15 +159,24 @@ class Runner:
         patience: whether anybody waits.
         bounded: whether the plan costs what was measured, whatever the windows hold: a graph does. What may take
             longer than it was seen to, such as a plugin's own loop, never runs on the event loop.
+        sharing: what runs the plan for several streams; None to run it alone.
     """
 
-    def __init__(self, plan: Plan, executor: Executor, patience: Patience, *, bounded: bool = True) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        executor: Executor,
+        patience: Patience,
+        *,
+        bounded: bool = True,
+        sharing: Sharing | None = None,
+    ) -> None:
         self._plan = plan
         self._executor = executor
         self._check = patience.check
+        self._sharing = sharing
         self.inline = bounded and plan.seconds_per_window < INLINE_BELOW_S
-        fitting = int(INLINE_BATCH_S / max(plan.seconds_per_window, 1e-6))
-        self.most = min(MAX_BATCH, max(fitting, 1)) if self.inline else MAX_BATCH
+        self.most = inline_windows(plan) if self.inline else MAX_BATCH
 
     async def explain(self, jobs: Sequence[Job]) -> list[Answer]:
         """Answer every job, in order: good ones from one run, bad ones with their own error.
@@ -96,7 +193,7 @@ class Runner:
         """Run the jobs together; where that fails, each alone."""
         begun = time.perf_counter()
         try:
-            attribution = await self._run([job.cells for job in jobs])
+            attribution, first, each = await self._run([job.cells for job in jobs])
         except DeadlineError:
             raise
         except TonescopeError as error:
@@ -104,15 +201,20 @@ class Runner:
                 return {jobs[0].index: (error, 0, time.perf_counter() - begun)}
             alone = [await self._outcomes([job]) for job in jobs]
             return {index: outcome for one in alone for index, outcome in one.items()}
-        each = (time.perf_counter() - begun) / len(jobs)
-        return {job.index: (attribution, row, each) for row, job in enumerate(jobs)}
+        return {job.index: (attribution, first + row, each) for row, job in enumerate(jobs)}
 
-    async def _run(self, cells: Sequence[Any]) -> Attribution:
+    async def _run(self, cells: Sequence[Any]) -> _Part:
         x = cells[0] if len(cells) == 1 else np.concatenate(cells)
+        if self.inline and self._sharing is not None:
+            self._check()
+            return await self._sharing.run(x)
+        begun = time.perf_counter()
         if self.inline:
-            return self._plan.run(x, self._check)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, self._plan.run, x, self._check)
+            result = self._plan.run(x, self._check)
+        else:
+            loop = asyncio.get_running_loop()
+            result = await loop.run_in_executor(self._executor, self._plan.run, x, self._check)
+        return result, 0, (time.perf_counter() - begun) / len(x)
 
 
 def _answer(job: Job, outcomes: _Outcomes, started: float) -> Answer:

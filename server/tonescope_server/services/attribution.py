@@ -20,7 +20,7 @@ from tonescope.v1 import attribution_service_pb2_grpc as service_grpc
 from tonescope.v1 import live_pb2
 from tonescope_server.engine.prepared import Prepared
 from tonescope_server.errors import OverloadedError, UnavailableError
-from tonescope_server.live.batch import Patience, Runner, explain_all
+from tonescope_server.live.batch import Patience, Runner, Sharing, explain_all
 from tonescope_server.live.buffer import WindowBuffer
 from tonescope_server.live.intake import Intake
 from tonescope_server.live.messages import Answer, Job, Notice, Options
@@ -71,6 +71,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         self._totals = totals
         self._max_streams = max_streams
         self._queue_windows = queue_windows
+        self._shared: dict[Prepared, Sharing] = {}
 
     async def Explain(  # noqa: N802  the contract's name
         self, request: service_pb2.ExplainRequest, context: Any
@@ -116,19 +117,21 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         intake = Intake(options, agreement, model.model, self._explainers.host.normalisers)
         patience = Patience(context.time_remaining())
         buffer = WindowBuffer(agreement.queue_windows, agreement.overload, agreement.latency_budget_s)
-        runner = self._runner(prepared, patience)
-        opened = opened_of(options, agreement, model, prepared, runner.inline)
-        log.info("stream opened", stream=opened.stream_id, source=options.source_id, peer=context.peer())
-        writer = ExplanationWriter(model.model, prepared, agreement.top_k, agreement.want_cells)
-        await context.write(live_pb2.LiveResponse(opened=opened))
-        intake.notices.extend(agreement.warnings)
-        receive = self._receiver(context, conversation, intake, options.default_format)
-        session = Session(intake, buffer, runner, self._totals)
+        sharing = self._join(prepared)
         try:
+            runner = self._runner(prepared, patience, sharing)
+            opened = opened_of(options, agreement, model, prepared, runner.inline)
+            log.info("stream opened", stream=opened.stream_id, source=options.source_id, peer=context.peer())
+            await context.write(live_pb2.LiveResponse(opened=opened))
+            intake.notices.extend(agreement.warnings)
+            writer = ExplanationWriter(model.model, prepared, agreement.top_k, agreement.want_cells)
+            receive = self._receiver(context, conversation, intake, options.default_format)
+            session = Session(intake, buffer, runner, self._totals)
             await session.run(receive, _sender(context, writer), self._drain)
+            log.info("stream ended", stream=opened.stream_id)
         finally:
             patience.give_up()
-            log.info("stream ended", stream=opened.stream_id)
+            self._leave(prepared, sharing)
 
     async def _prepare(self, opening: live_pb2.Open) -> tuple[Options, ModelInUse, Prepared]:
         options = options_of(opening)
@@ -136,8 +139,20 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         prepared = await self._explainers.prepare(model, options.method, options.target, options.parameters)
         return options, model, prepared
 
-    def _runner(self, prepared: Prepared, patience: Patience) -> Runner:
-        return Runner(prepared, self._computing, patience, bounded=isinstance(prepared.method, GraphMethod))
+    def _runner(self, prepared: Prepared, patience: Patience, sharing: Sharing | None = None) -> Runner:
+        bounded = isinstance(prepared.method, GraphMethod)
+        return Runner(prepared, self._computing, patience, bounded=bounded, sharing=sharing)
+
+    def _join(self, prepared: Prepared) -> Sharing:
+        """Return what runs this request for every stream that makes it."""
+        sharing = self._shared.setdefault(prepared, Sharing(prepared))
+        sharing.streams += 1
+        return sharing
+
+    def _leave(self, prepared: Prepared, sharing: Sharing) -> None:
+        sharing.streams -= 1
+        if not sharing.streams:
+            del self._shared[prepared]
 
     def _receiver(
         self, context: Any, conversation: Conversation, intake: Intake, default_format: str
