@@ -20,7 +20,7 @@ from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.differentiate import named, pull_back, values_by_name
 from tonescope_server.gradients.prepass import fold_batch_normalization, lift_1d, remove_unused
 from tonescope_server.gradients.rule_set import RuleSet
-from tonescope_server.gradients.seed import Seed, weights_name
+from tonescope_server.gradients.seed import Seed, Term, weights_name
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class Tape:
         values = values_by_name(self._graph)
         by = [named(values, name) for name in names]
         rules = rule_set if isinstance(rule_set, RuleSet) else self._rule_sets(rule_set)
-        score, cotangents = self._scored(self._model_outputs)
+        score, cotangents = self._scored(self._model_outputs, plain=not rules.reference)
         at_reference = self._add_reference(reference, score) if rules.reference else None
         if rules.relevance:
             cotangents = {v: self.context.typed(self.context.op("Mul", v, w), v) for v, w in cotangents.items()}
@@ -290,11 +290,11 @@ class Tape:
             raise MethodNotApplicableError(f"fold to tones: expected {n_cells} cells, got shape {cells.shape}")
         per_tone = n_cells // self._n_tones
         if np.array_equal(self._tone_of_cell, np.repeat(np.arange(self._n_tones), per_tone)):
-            rows = context.op("Reshape", cells.value, context.ints([-1, self._n_tones, per_tone]))
-            folded = context.op("ReduceSum", rows, context.ints([2]), keepdims=0)
-            if not np.all(factor == 1.0):
-                folded = context.op("Mul", folded, context.constant(factor, self._dtype.numpy()))
-            return Var(self, folded, (self._n_tones,))
+            rows = cells.value
+            if cells.shape != (self._n_tones, per_tone):
+                rows = context.op("Reshape", rows, context.ints([-1, self._n_tones, per_tone]))
+            reduction = "ReduceSum" if np.all(factor == 1.0) else "ReduceMean"
+            return Var(self, context.op(reduction, rows, context.ints([2]), keepdims=0), (self._n_tones,))
         matrix = np.zeros((n_cells, self._n_tones))
         matrix[np.arange(n_cells), self._tone_of_cell] = factor[self._tone_of_cell]
         flat = context.op("Reshape", cells.value, context.ints([-1, n_cells]))
@@ -339,8 +339,13 @@ class Tape:
         outputs: Sequence[ir.Value],
         at_anchor: Sequence[ir.Value] | None = None,
         per_window: ir.Value | None = None,
+        *,
+        plain: bool = False,
     ) -> tuple[ir.Value, dict[ir.Value, ir.Value]]:
-        """Emit the score, flat over all points, and the cotangent of each output that the seed names."""
+        """Emit the score, flat over all points, and the cotangent of each output that the seed names.
+
+        ``plain`` says that the score is wanted at ``x`` only, where that of a predicted class is the largest.
+        """
         context = self.context
         by_name = {str(v.name): i for i, v in enumerate(outputs)}
         total: ir.Value | None = None
@@ -358,7 +363,10 @@ class Tape:
                 weights = self._repeated(weights, per_window, flat)
             self._weights.add(context.typed(weights, flat))
             transformed = context.typed(context.op("LogSoftmax", flat, axis=1), flat) if term.log_softmax else flat
-            part = context.op("ReduceSum", context.op("Mul", transformed, weights), context.ints([1]), keepdims=0)
+            if plain and term == Term(term.output, predicted=True):
+                part = context.op("ReduceMax", flat, context.ints([1]), keepdims=0)  # one node fewer, and the same
+            else:
+                part = context.op("ReduceSum", context.op("Mul", transformed, weights), context.ints([1]), keepdims=0)
             total = part if total is None else context.op("Add", total, part)
             have = cotangents.get(transformed)
             cotangents[transformed] = weights if have is None else context.op("Add", have, weights)
@@ -427,9 +435,11 @@ class Tape:
             self._named(f"output:{name}", value)
 
     def _named(self, name: str, value: ir.Value) -> None:
-        """Give a result its name by an Identity: the same value may be several results, or an input."""
-        result = self.context.op("Identity", value)
-        self.context.typed(result, value) if value.shape is not None else None
+        """Make a value a result of that name. One that is a result already, or an input, is named by an Identity."""
+        result = value
+        if value.is_graph_output() or value.producer() is None:
+            result = self.context.op("Identity", value)
+            self.context.typed(result, value) if value.shape is not None else None
         result.name = name
         self._graph.outputs.append(result)
 
