@@ -37,6 +37,7 @@ $(PEERS)/.installed: constraints-bench.txt
 
 generate: $(VENV)/.installed
 	$(BIN)/python tests/generate.py
+	$(BIN)/python tests/operators.py
 
 clean:
 	rm -rf $(VENV) out build dist

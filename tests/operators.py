@@ -1,0 +1,49 @@
+"""Write ``docs/operators.md`` from the rule tables: run by ``make generate``, checked by a test."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import onnx.defs
+
+from tonescope_server.gradients.rule_set import ZERO_DERIVATIVE, RuleSet
+from tonescope_server.gradients.rule_sets.standard import STANDARD
+from tonescope_server.plugin.host import PluginHost
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
+HEAD = """# Operators that can be differentiated
+
+Generated from the code by `make generate`; a test keeps it current. An operator that is not here is refused by name
+before anything runs, unless ONNX's specification defines it by a function of operators that are: then it is spelled out
+first (Attention, Swish, ReduceLogSum, ReduceSumSquare and the like). Models of opset 13 and newer are taken; those below
+18 are converted. Methods that need predictions only work on every model.
+
+"Since" is the opset of the newest version of the operator. "Other rules" names the rule sets that treat it in a way of
+their own; a rule set in parentheses refuses it.
+
+| operator | since | gradient | other rules |
+|---|---|---|---|
+"""
+
+
+def table(host: PluginHost) -> str:
+    """Return the whole document."""
+    others = [rules for name, rules in sorted(host.rule_sets.items()) if name != STANDARD.name]
+    rows = [_row(name, others) for name in sorted(STANDARD.rules)]
+    zero = ", ".join(sorted(ZERO_DERIVATIVE))
+    return f"{HEAD}{''.join(rows)}\nNothing flows back through {zero}, nor through whatever is not floating point.\n"
+
+
+def _row(name: str, others: list[RuleSet]) -> str:
+    rule = STANDARD.rules[name]
+    schema = onnx.defs.get_schema(name)
+    note = (inspect.getdoc(rule) or "").split("\n\n", 1)[0].replace("\n", " ").replace("|", "\\|").replace("``", "`")
+    special = [r.name for r in others if r.rules.get(name) not in (None, rule)]
+    refused = [f"({r.name})" for r in others if name not in r.rules]
+    return f"| {name} | {schema.since_version} | {note} | {', '.join([*special, *refused])} |\n"
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(table(PluginHost.load()), encoding="utf-8")
+    print(DOCUMENT.name)
