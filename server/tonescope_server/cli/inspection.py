@@ -28,13 +28,14 @@ def inspect(
     adapter: AdapterOption = None,
     weights: WeightsOption = None,
     format: FormatOption = "",
+    layers: Annotated[bool, typer.Option("--layers", help="List every layer of a model.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Say what a model file or a recording is: formats, nodes, tones; inputs, operators, methods.
 
     Example:  tonescope inspect session.csi.jsonl
 
-    Example:  tonescope inspect count_v1.onnx --weights count_v1.safetensors
+    Example:  tonescope inspect count_v1.onnx --weights count_v1.safetensors --layers
     """
     if path.suffix in ARRAYS:
         found = _array(path)
@@ -48,6 +49,8 @@ def inspect(
         write_json(found, Path("-"))
     else:
         _show(found)
+        if layers and found["is"] == "a model":
+            _show_layers(found)
 
 
 def _array(path: Path) -> dict[str, Any]:
@@ -163,6 +166,14 @@ def _ranges(rows: list[int]) -> str:
         else:
             parts.append([row])
     return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}–{p[-1]}" for p in parts) or "none"
+
+
+def _show_layers(found: dict[str, Any]) -> None:
+    """Show every layer by the three names that it can be asked for."""
+    table = Table("value", "shape", "operator", "node", "module", box=None)
+    for layer in found["layers"]:
+        table.add_row(layer.name, str(layer.shape), layer.op_type, layer.node, layer.module or "—")
+    out.print(table)
 
 
 def _show_model(found: dict[str, Any]) -> None:

@@ -133,6 +133,35 @@ class Explainer:
         """
         return self.prepare(method, target, parameters).run(checked(self.model, x))
 
+    def gradients(
+        self, x: npt.ArrayLike, target: TargetLike = None, *, at: Sequence[str], rule_set: str = "standard"
+    ) -> dict[str, FloatArray]:
+        """Return the gradients of the target by several values, from one backward pass.
+
+        Args:
+            x: (batch, *input shape).
+            target: as for ``explain``.
+            at: as for ``gradient``, each.
+            rule_set: backward rules by name.
+
+        Returns:
+            By the names in ``at``: (batch, *shape of the value).
+
+        Raises:
+            UnknownTensorError: no such value; the message lists some.
+        """
+        windows, resolved = checked(self.model, x), self.resolve(target)
+        names = tuple(self._value(name) for name in at)
+
+        def describe(tape: Tape) -> None:
+            for number, found in enumerate(tape.evaluate_at(names, rule_set)):
+                tape.result(f"gradient:{number}", found.gradient)
+
+        plan = self.compiled(("gradients", names, rule_set), resolved, describe, keep=names)
+        feeds = {self.model.input.name: windows, **resolved.feeds(slice(None), len(windows))}
+        results = plan.session.run(feeds)
+        return {name: results[f"gradient:{number}"] for number, name in enumerate(at)}
+
     def gradient(
         self, x: npt.ArrayLike, target: TargetLike = None, *, at: str = "input", rule_set: str = "standard"
     ) -> FloatArray:
@@ -141,7 +170,8 @@ class Explainer:
         Args:
             x: (batch, *input shape).
             target: as for ``explain``.
-            at: ``"input"``, or the name of a value in the graph.
+            at: ``"input"``; or a layer, by the name of its value in the graph, of its node, or by the path of its
+                module where the exporter recorded one.
             rule_set: backward rules by name.
 
         Returns:
@@ -150,14 +180,7 @@ class Explainer:
         Raises:
             UnknownTensorError: no such value; the message lists some.
         """
-        windows, resolved, name = checked(self.model, x), self.resolve(target), self._value(at)
-
-        def describe(tape: Tape) -> None:
-            tape.result("gradient", tape.evaluate_at([name], rule_set)[0].gradient)
-
-        plan = self.compiled(("gradient", name, rule_set), resolved, describe, keep=(name,))
-        feeds = {self.model.input.name: windows, **resolved.feeds(slice(None), len(windows))}
-        return plan.session.run(feeds)["gradient"]
+        return self.gradients(x, target, at=[at], rule_set=rule_set)[at]
 
     def activation(self, x: npt.ArrayLike, at: str) -> FloatArray:
         """Return an internal value: (batch, *shape of the value)."""
@@ -285,9 +308,21 @@ class Explainer:
         if at == "input":
             return self.model.input.name
         values = values_by_name(self.model.graph.graph)
-        if not is_float(named(values, at)):
-            raise UnknownTensorError(f"value '{at}': expected floating point, got {values[at].dtype}")
-        return at
+        name = at if at in values else self._named_otherwise(at)
+        if not is_float(named(values, name)):
+            raise UnknownTensorError(f"value '{at}': expected floating point, got {values[name].dtype}")
+        return name
+
+    def _named_otherwise(self, at: str) -> str:
+        """Return the value that a node or a module of that name makes: of a module the last; else the name itself."""
+        of_module = at
+        for node in self.model.graph.graph:
+            if node.name == at:
+                return node.outputs[0].name or at
+            module = TensorSpec.of(node.outputs[0]).module
+            if module == at or module.startswith(f"{at}."):
+                of_module = node.outputs[0].name or at
+        return of_module
 
     def _compile(self, resolved: Resolved, describe: Callable[[Tape], object], keep: Sequence[str]) -> Plan:
         model = self.model

@@ -5,6 +5,7 @@ Files are read in ``loading``; nothing here does I/O, and nothing here runs the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -25,12 +26,17 @@ class TensorSpec:
         shape: the size of each axis, −1 for one that varies (the batch axis); () also where the rank is not
             known.
         op_type: the operator that produces it; "" for a graph input.
+        node: the name of the node that produces it; "" for a graph input.
+        module: the path of the module it comes from, such as ``"encoder.layers.0.relu"``, where the exporter recorded
+            one.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     op_type: str = ""
+    node: str = ""
+    module: str = ""
 
     @classmethod
     def of(cls, value: ir.Value) -> TensorSpec:
@@ -43,7 +49,16 @@ class TensorSpec:
             dtype=dtype.numpy().name if dtype is not None and known else "",
             shape=tuple(d if isinstance(d, int) else -1 for d in value.shape or ()),
             op_type=producer.op_type if producer is not None else "",
+            node=(producer.name or "") if producer is not None else "",
+            module=_module(producer) if producer is not None else "",
         )
+
+
+def _module(node: ir.Node) -> str:
+    """Return the innermost module that torch's exporter says a node comes from; "" where it says nothing."""
+    # The list runs from the model itself, named '', inwards, and ends in the name of the operation.
+    scopes = re.findall(r"'([^']*)'", node.metadata_props.get("pkg.torch.onnx.name_scopes", ""))
+    return scopes[-2] if len(scopes) > 1 else ""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from tonescope_server import Explainer
 from tonescope_server.engine.windows import checked
@@ -236,6 +238,43 @@ def test_layers_are_the_values_a_gradient_can_be_taken_by(explainers):
     assert layers["logits"].op_type == "Gemm"
     for name, layer in layers.items():
         assert explainer.gradient(x, 0, at=name).shape == (5, *layer.shape[1:])
+
+
+def test_several_gradients_come_from_one_backward_pass(explainers):
+    explainer, x = explainers["conv_1d"], tiny_windows(tiny_models()["conv_1d"])
+    inner = next(layer.name for layer in explainer.layers() if layer.op_type == "Relu")
+    found = explainer.gradients(x, 0, at=["input", inner])
+    np.testing.assert_allclose(found["input"], explainer.gradient(x, 0), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found[inner], explainer.gradient(x, 0, at=inner), rtol=1e-5, atol=1e-7)
+
+
+def test_a_layer_goes_by_its_node_and_by_the_module_that_the_exporter_recorded(tmp_path):
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["a"], name="node_linear"),
+        helper.make_node("Tanh", ["a"], ["b"], name="node_tanh"),
+        helper.make_node("Gemm", ["b", "v"], ["y"], name="node_head"),
+    ]
+    for node, scopes in zip(nodes, (["blocks.0", "blocks.0.fc"], ["blocks.0", "blocks.0.act"], ["head"]), strict=True):
+        listed = ["", "blocks", *scopes, node.name] if scopes[0] != "head" else ["", "head", node.name]
+        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=str(listed))
+    weights = {"w": np.eye(4, 3, dtype=np.float32), "v": np.ones((3, 2), np.float32)}
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", s]) for n, s in (("x", 4), ("y", 2))]
+    graph = helper.make_graph(
+        nodes, "g", info[:1], info[1:], [numpy_helper.from_array(v, k) for k, v in weights.items()]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "m.onnx")
+    explainer = Explainer.load(tmp_path / "m.onnx")
+    x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+    for name, value in (
+        ("node_linear", "a"),
+        ("blocks.0.fc", "a"),
+        ("blocks.0.act", "b"),
+        ("blocks.0", "b"),
+        ("blocks", "b"),
+        ("head", "y"),
+    ):
+        np.testing.assert_array_equal(explainer.activation(x, name), explainer.activation(x, value))
+    assert [(layer.node, layer.module) for layer in explainer.layers()][1] == ("node_tanh", "blocks.0.act")
 
 
 def test_every_method_applies_to_a_model_whose_operators_have_rules(explainers):
