@@ -160,6 +160,21 @@ class Context:
             f"operator {operator_name(node)} at node '{node.name}', rule set '{self.rule_set_name}': {why}"
         )
 
+    def scattered(
+        self, op_type: str, shape: ir.Value, indices: ir.Value, updates: ir.Value, like: ir.Value, **attributes: Any
+    ) -> ir.Value:
+        """Add ``updates`` at ``indices`` to zeros of ``shape``, with ScatterElements or ScatterND.
+
+        ONNX Runtime sums in float32 and float64 only: half types go through float32.
+        """
+        kind = self.dtype(like)
+        work = kind if kind in (ir.DataType.FLOAT, ir.DataType.DOUBLE) else ir.DataType.FLOAT
+        if work != kind:
+            updates = self.op("Cast", updates, to=int(work))
+        zeros = self.op("Expand", self.constant(np.zeros((), work.numpy())), shape)
+        summed = self.op(op_type, zeros, indices, updates, reduction="add", **attributes)
+        return summed if work == kind else self.op("Cast", summed, to=int(kind))
+
     def pad(self, value: ir.Value, rank: int, pads: Mapping[int, tuple[int, int]]) -> ir.Value:
         """Pad with zeros, per axis (before, after).
 

@@ -45,8 +45,7 @@ def scatter_along(ctx: Context, g: ir.Value, indices: ir.Value, x: ir.Value, axi
     shape = ctx.shape_of(x)
     if turn:
         shape = ctx.op("Gather", shape, ctx.ints(order), axis=0)
-    zeros = ctx.op("Expand", ctx.scalar(0.0, x), shape)
-    summed = ctx.op("ScatterND", zeros, ctx.op("Unsqueeze", indices, ctx.ints([1])), front, reduction="add")
+    summed = ctx.scattered("ScatterND", shape, ctx.op("Unsqueeze", indices, ctx.ints([1])), front, x)
     if turn:
         summed = ctx.op("Transpose", summed, perm=[order.index(a) for a in range(len(order))])
     return summed
@@ -55,9 +54,8 @@ def scatter_along(ctx: Context, g: ir.Value, indices: ir.Value, x: ir.Value, axi
 def gather_elements(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """Add each element back at its index along the axis."""
     x, indices = required(node.inputs[0]), required(node.inputs[1])
-    zeros = ctx.op("Expand", ctx.scalar(0.0, x), ctx.shape_of(x))
     axis = ctx.attribute(node, "axis", 0)
-    return [ctx.op("ScatterElements", zeros, indices, cotangents[0], axis=axis, reduction="add")]
+    return [ctx.scattered("ScatterElements", ctx.shape_of(x), indices, required(cotangents[0]), x, axis=axis)]
 
 
 def gather_nd(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
@@ -65,8 +63,7 @@ def gather_nd(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[i
     if ctx.attribute(node, "batch_dims", 0):
         raise ctx.unsupported(node, "batch_dims other than 0")
     x, indices = required(node.inputs[0]), required(node.inputs[1])
-    zeros = ctx.op("Expand", ctx.scalar(0.0, x), ctx.shape_of(x))
-    return [ctx.op("ScatterND", zeros, indices, cotangents[0], reduction="add")]
+    return [ctx.scattered("ScatterND", ctx.shape_of(x), indices, required(cotangents[0]), x)]
 
 
 def scatter_elements(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
@@ -205,12 +202,12 @@ def pad(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Valu
         pair = ctx.op("Gather", pads, ctx.ints([i, len(axes) + i]))
         size = ctx.op("Squeeze", ctx.op("Shape", x, start=axis, end=axis + 1), ctx.ints([0]))
         positions = ctx.op("Range", ctx.constant(np.int64(0)), size, ctx.constant(np.int64(1)))
-        g = _unpadded(ctx, g, positions, pair, size, axis, rank, mode)
+        g = _unpadded(ctx, g, positions, pair, size, axis, x, mode)
     return [ctx.typed(g, x)]
 
 
 def _unpadded(
-    ctx: Context, g: ir.Value, positions: ir.Value, pair: ir.Value, size: ir.Value, axis: int, rank: int, mode: str
+    ctx: Context, g: ir.Value, positions: ir.Value, pair: ir.Value, size: ir.Value, axis: int, like: ir.Value, mode: str
 ) -> ir.Value:
     """Undo one axis of a Pad. Padding the positions themselves says which element each result came from.
 
@@ -219,12 +216,12 @@ def _unpadded(
     spare = ctx.op("Unsqueeze", size, ctx.ints([0]))
     value = ctx.op("Squeeze", spare, ctx.ints([0])) if mode == "constant" else None
     source = ctx.op("Pad", positions, pair, value, mode=mode)
+    rank = ctx.rank(like)
     order = [axis, *(a for a in range(rank) if a != axis)]
     front = ctx.op("Transpose", g, perm=order)
     more = ctx.op("Add", spare, ctx.ints([1]))
     shape = ctx.op("Concat", more, ctx.op("Shape", front, start=1), axis=0)
-    zeros = ctx.op("Expand", ctx.op("CastLike", ctx.constant(0.0, np.float32), g), shape)
-    summed = ctx.op("ScatterND", zeros, ctx.op("Unsqueeze", source, ctx.ints([1])), front, reduction="add")
+    summed = ctx.scattered("ScatterND", shape, ctx.op("Unsqueeze", source, ctx.ints([1])), front, like)
     kept = ctx.op("Slice", summed, ctx.ints([0]), spare, ctx.ints([0]))
     return ctx.op("Transpose", kept, perm=[order.index(a) for a in range(rank)])
 
@@ -233,8 +230,8 @@ def top_k(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Va
     """Send each value's cotangent to where the value came from."""
     x = required(node.inputs[0])
     axis = ctx.attribute(node, "axis", -1)
-    zeros = ctx.op("Expand", ctx.scalar(0.0, x), ctx.shape_of(x))
-    return [ctx.op("ScatterElements", zeros, node.outputs[1], cotangents[0], axis=axis, reduction="add")]
+    g = required(cotangents[0])
+    return [ctx.scattered("ScatterElements", ctx.shape_of(x), node.outputs[1], g, x, axis=axis)]
 
 
 def trilu(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:

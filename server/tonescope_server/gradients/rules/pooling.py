@@ -43,17 +43,10 @@ def max_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir
         node.outputs[1].shape = node.outputs[0].shape
     _refuse_window_in_padding(ctx, node, geometry(ctx, node, x, tuple(ctx.attribute(node, "kernel_shape"))))
     flat = ctx.ints([-1])
-    # ScatterElements has no float16 sum on the CPU: go through float32 there.
-    half = ctx.dtype(x) != ir.DataType.FLOAT and ctx.dtype(x) != ir.DataType.DOUBLE
-    updates = ctx.op("Reshape", ctx.op("Cast", g, to=int(ir.DataType.FLOAT)) if half else g, flat)
-    zero = ctx.scalar(0.0, x) if not half else ctx.constant(np.float32(0.0))
     length = ctx.op("Reshape", ctx.op("Size", x), flat)
-    blank = ctx.op("Expand", zero, length)
-    summed = ctx.op(
-        "ScatterElements", blank, ctx.op("Reshape", node.outputs[1], flat), updates, axis=0, reduction="add"
-    )
-    whole = ctx.reshape_like(summed, x)
-    return [ctx.op("Cast", whole, to=int(ctx.dtype(x))) if half else whole]
+    places = ctx.op("Reshape", node.outputs[1], flat)
+    summed = ctx.scattered("ScatterElements", length, places, ctx.op("Reshape", g, flat), x, axis=0)
+    return [ctx.reshape_like(summed, x)]
 
 
 def average_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
