@@ -110,17 +110,17 @@ class ModelService(service_grpc.ModelServiceServicer):
     ) -> None:
         """Send the list now and after every change, until the daemon drains."""
         drained = asyncio.create_task(self._drain.begun.wait())
-        seen = -1
+        change = asyncio.create_task(self._watch.after(-1))
         try:
             while True:
-                change = asyncio.create_task(self._watch.after(seen))
                 await asyncio.wait((change, drained), return_when=asyncio.FIRST_COMPLETED)
                 if not change.done():
-                    change.cancel()
                     raise UnavailableError("the daemon is draining: connect elsewhere, or later")
-                seen = change.result()
+                change = asyncio.create_task(self._watch.after(change.result()))
                 await context.write(service_pb2.WatchModelsResponse(models=await self._summaries()))
         finally:
+            # Whichever way the call ends, its client's going away included, nothing goes on waiting for it.
+            change.cancel()
             drained.cancel()
 
     async def _summaries(self) -> list[model_pb2.ModelSummary]:
