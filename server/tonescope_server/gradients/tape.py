@@ -8,7 +8,6 @@ are is in ``plugin.api``; how graphs are run is in ``engine``.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -21,77 +20,7 @@ from tonescope_server.gradients.differentiate import named, pull_back, values_by
 from tonescope_server.gradients.prepass import fold_batch_normalization, lift_1d, remove_unused
 from tonescope_server.gradients.rule_set import RuleSet
 from tonescope_server.gradients.seed import Seed, Term, weights_name
-
-
-@dataclass(frozen=True)
-class Var:
-    """A value on the tape: batch first, then ``shape``. Arithmetic on it emits nodes.
-
-    Attributes:
-        tape: the tape it is on.
-        value: the graph's value.
-        shape: sizes after the batch axis; −1 where a size is known at run time only.
-    """
-
-    tape: Tape
-    value: ir.Value
-    shape: tuple[int, ...]
-
-    def __add__(self, other: Var | float) -> Var:
-        return self.tape._binary("Add", self, other)
-
-    def __sub__(self, other: Var | float) -> Var:
-        return self.tape._binary("Sub", self, other)
-
-    def __mul__(self, other: Var | float) -> Var:
-        return self.tape._binary("Mul", self, other)
-
-    def __truediv__(self, other: Var | float) -> Var:
-        return self.tape._binary("Div", self, other)
-
-    def __abs__(self) -> Var:
-        return Var(self.tape, self.tape.context.op("Abs", self.value), self.shape)
-
-    def sum(self, axis: int) -> Var:
-        """Sum over one axis of ``shape``, counted from 0."""
-        return self._reduced("ReduceSum", axis)
-
-    def mean(self, axis: int) -> Var:
-        """Average over one axis of ``shape``, counted from 0."""
-        return self._reduced("ReduceMean", axis)
-
-    def slice(self, axis: int, start: int, stop: int) -> Var:
-        """Take a stretch of one axis of ``shape``, counted from 0; the axis must be as long as that."""
-        context = self.tape.context
-        value = context.op("Slice", self.value, context.ints([start]), context.ints([stop]), context.ints([axis + 1]))
-        return Var(self.tape, value, (*self.shape[:axis], stop - start, *self.shape[axis + 1 :]))
-
-    def unsqueeze(self, axis: int) -> Var:
-        """Insert an axis of size one into ``shape``."""
-        value = self.tape.context.op("Unsqueeze", self.value, self.tape.context.ints([axis + 1]))
-        return Var(self.tape, value, (*self.shape[:axis], 1, *self.shape[axis:]))
-
-    def _reduced(self, op_type: str, axis: int) -> Var:
-        context = self.tape.context
-        value = context.op(op_type, self.value, context.ints([axis + 1]), keepdims=0)
-        return Var(self.tape, value, self.shape[:axis] + self.shape[axis + 1 :])
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The model, evaluated and differentiated at some points.
-
-    Attributes:
-        gradient: by ``at``, of its shape.
-        score: the target's value at the points: ``(batch)``, or ``(batch, K)`` for K points per sample.
-        at: what the model was differentiated by: the input, the points, or an internal value.
-        reference_score: the target's value at the reference, ``(batch)``; None without one.
-    """
-
-    gradient: Var
-    score: Var
-    at: Var
-    reference_score: Var | None = None
+from tonescope_server.gradients.variables import Evaluation, Var, broadcast
 
 
 class Tape:
@@ -312,12 +241,13 @@ class Tape:
                 self._graph.inputs.remove(value)
         return self._model
 
-    # -- inside -------------------------------------------------------------------------------------------------
-
-    def _binary(self, op_type: str, a: Var, b: Var | float) -> Var:
+    def binary(self, op_type: str, a: Var, b: Var | float) -> Var:
+        """Emit an operator of two operands that broadcast against each other; what arithmetic on ``Var`` comes to."""
         other = b.value if isinstance(b, Var) else self.context.constant(b, self._dtype.numpy())
-        shape = _broadcast(a.shape, b.shape) if isinstance(b, Var) else a.shape
+        shape = broadcast(a.shape, b.shape) if isinstance(b, Var) else a.shape
         return Var(self, self.context.op(op_type, a.value, other), shape)
+
+    # -- inside -------------------------------------------------------------------------------------------------
 
     def _once(self) -> None:
         if self._evaluated:
@@ -453,10 +383,3 @@ def _forget_shapes(graph: ir.Graph) -> None:
     for node in graph:
         for value in node.outputs:
             value.shape = None
-
-
-def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of an elementwise result; −1 stays −1, unless the other side knows the size."""
-    if len(a) != len(b):
-        a, b = (1,) * (len(b) - len(a)) + a, (1,) * (len(a) - len(b)) + b
-    return tuple(max(m, n) if min(m, n) > 0 or max(m, n) > 1 else -1 for m, n in zip(a, b, strict=True))
