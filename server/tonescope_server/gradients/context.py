@@ -207,8 +207,9 @@ class Context:
         dims = self.dims(primal)
         # Expand broadcasts both ways: a 1 in the target keeps the operand's own size, so a symbolic axis needs no
         # Shape node unless that very axis is the one to widen (then the zero tensor of the primal's shape does it).
+        # A first axis of symbolic size is never among those to widen: reductions over one are left expanded.
         if all(isinstance(d, int) for d in dims[1:]):
-            target = self.ints([1, *(d for d in dims[1:] if isinstance(d, int))])
+            target = self.ints([dims[0] if isinstance(dims[0], int) else 1, *(int(d or 0) for d in dims[1:])])
         else:
             target = self.op("Shape", primal)
         return self.typed(self.op("Expand", cotangent, target), primal)
@@ -226,9 +227,9 @@ class Context:
         unknown = [i for i, d in enumerate(dims) if not isinstance(d, int)]
         if len(unknown) <= 1 and 0 not in dims:
             shape = self.ints(d if isinstance(d, int) else -1 for d in dims)
-        else:
-            shape = self.op("Shape", primal)
-        return self.typed(self.op("Reshape", cotangent, shape), primal)
+            return self.typed(self.op("Reshape", cotangent, shape), primal)
+        empty = {"allowzero": 1} if 0 in dims else {}  # else a 0 means: as in the operand
+        return self.typed(self.op("Reshape", cotangent, self.op("Shape", primal), **empty), primal)
 
     def unbroadcast(self, cotangent: ir.Value, primal: ir.Value, result: ir.Value) -> ir.Value:
         """Sum ``cotangent``, of ``result``'s shape, over the axes along which ``primal`` was broadcast to it."""
@@ -243,14 +244,15 @@ class Context:
             elif d != other and d != 1 and not isinstance(d, int):
                 unsure = True
         if unsure:
-            return self._unbroadcast_at_run_time(cotangent, primal, lead)
+            return self.unbroadcast_at_run_time(cotangent, primal, lead)
         if axes:
             cotangent = self.op("ReduceSum", cotangent, self.ints(axes), keepdims=1)
         if lead:
             cotangent = self.op("Squeeze", cotangent, self.ints(range(lead)))
         return self.typed(cotangent, primal)
 
-    def _unbroadcast_at_run_time(self, cotangent: ir.Value, primal: ir.Value, lead: int) -> ir.Value:
+    def unbroadcast_at_run_time(self, cotangent: ir.Value, primal: ir.Value, lead: int) -> ir.Value:
+        """Sum ``cotangent``, ``lead`` axes longer than ``primal``, over the axes that prove to be 1 in it."""
         shape = self.op("Shape", primal)
         padded = self.op("Concat", self.ints([1] * lead), shape, axis=0) if lead else shape
         ones = self.op("Equal", padded, self.ints([1]))

@@ -5,7 +5,8 @@ A prepass changes no result. It may only be applied to a copy of a model, never 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -23,7 +24,44 @@ def infer_shapes(model: ir.Model) -> ir.Model:
     infer(model)
     while _fill_same_shapes(model.graph):
         infer(model)
+    _recognise_sizes(model.graph)
     return model
+
+
+def _recognise_sizes(graph: ir.Graph) -> None:
+    """Call the −1 of a Reshape what it is, where all else says that it is an axis that came in.
+
+    ONNX's inference makes up a new name for each, so that two values of one batch seem to have two sizes, and every
+    operator that might broadcast would have to find out at run time.
+    """
+    sizes: dict[str, str] = {}
+    for node in graph:
+        if operator_name(node) != "Reshape":
+            continue
+        before, after = (_open_size(v, sizes) for v in (_input(node, 0), node.outputs[0]))
+        if before and after and before[1] == after[1] and before[0] != after[0]:
+            sizes[after[0]] = before[0]
+    if not sizes:
+        return
+    for node in graph:
+        for value in node.outputs:
+            if value.shape is not None:
+                value.shape = ir.Shape([_size(d, sizes) for d in value.shape])
+
+
+def _open_size(value: ir.Value, sizes: Mapping[str, str]) -> tuple[str, int] | None:
+    """Return the only axis of unknown size by its name, and the product of the others; None where it is not so."""
+    dims = [_size(d, sizes) for d in value.shape] if value.shape is not None else []
+    names = [d for d in dims if isinstance(d, str)]
+    known = [d for d in dims if isinstance(d, int)]
+    product = math.prod(known)
+    return (names[0], product) if len(names) == 1 and len(known) + 1 == len(dims) and product else None
+
+
+def _size(dim: int | ir.SymbolicDim, sizes: Mapping[str, str]) -> int | str | None:
+    if isinstance(dim, int):
+        return dim
+    return sizes.get(dim.value, dim.value) if dim.value is not None else None
 
 
 def _fill_same_shapes(graph: ir.Graph) -> bool:
@@ -55,7 +93,11 @@ def inline_functions(model: ir.Model, has_rule: Callable[[ir.Node], bool]) -> ir
             return model
         proto = ir.to_proto(model)
         chosen = [("", name) for name in names]
+        # The inliner asks for the type of operands that are left out too, and fails where they have none.
+        proto.graph.value_info.add(type=onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None))
         inlined = onnx.inliner.inline_selected_functions(proto, chosen, exclude=False, inline_schema_functions=True)
+        for i in reversed([i for i, v in enumerate(inlined.graph.value_info) if not v.name]):
+            del inlined.graph.value_info[i]
         model = infer_shapes(ir.from_proto(inlined))
         _name_nodes(model.graph)
     return model

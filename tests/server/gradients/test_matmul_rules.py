@@ -88,3 +88,14 @@ def test_matmul_agrees_for_a_constant_left_operand(agrees, make_case, left, righ
 def test_matmul_of_the_input_with_itself_gets_both_cotangents(agrees, make_case):
     nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]), helper.make_node("MatMul", ["x", "t"], ["y"])]
     agrees(make_case(nodes, (3, 4)), random(2, 3, 4))
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("size", [1, 2])
+def test_matmul_sums_over_batch_axes_of_unknown_size_at_run_time(agrees, make_case, first, size):
+    nodes = [
+        helper.make_node("Slice", ["x", "start", "stop", "axis"], ["some"]),
+        helper.make_node("MatMul", ["some", "x"] if first else ["x", "some"], ["y"]),
+    ]
+    constants = {"start": np.array([0]), "stop": np.array([size]), "axis": np.array([1])}
+    agrees(make_case(nodes, (2, 3, 3), constants, fixed=False), random(2, 2, 3, 3))

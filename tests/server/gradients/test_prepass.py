@@ -230,3 +230,19 @@ def test_unused_nodes_and_initializers_are_removed(make_case):
     remove_unused(graph.graph)
     assert kinds(graph) == ["Relu"]
     assert not graph.graph.initializers
+
+
+def test_the_open_size_of_a_reshape_is_recognised_as_the_batch(make_case):
+    """Two values of one batch must not look as if one might be broadcast to the other."""
+    constants = {"heads": np.array([-1, 2, 3, 4]), "flat": np.array([-1, 12]), "mixed": np.array([-1, 4])}
+    nodes = [
+        helper.make_node("Reshape", ["x", "heads"], ["split"]),
+        helper.make_node("Transpose", ["split"], ["turned"], perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["turned", "mixed"], ["rows"]),
+        helper.make_node("Reshape", ["turned", "flat"], ["y"]),
+    ]
+    model = infer_shapes(ir.from_proto(make_case(nodes, (6, 4), constants)))
+    shapes = {v.name: [d if isinstance(d, int) else d.value for d in v.shape] for n in model.graph for v in n.outputs}
+    assert shapes["turned"] == ["batch", 3, 2, 4]
+    assert shapes["rows"][0] != "batch"
+    assert shapes["y"][0] != "batch"  # twice as many rows

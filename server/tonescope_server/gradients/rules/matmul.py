@@ -74,16 +74,12 @@ def _fit(ctx: Context, cotangent: ir.Value, operand: ir.Value, other: ir.Value) 
     for i in range(1, min(len(have), len(want)) + 1):
         if want[-i] == 1 and have[-i] != 1:
             axes.append(lead + len(want) - i)
-        elif want[-i] != have[-i] and want[-i] != 1 and have[-i] != 1 and not isinstance(want[-i], int):
-            raise ctx.unsupported(_producer(operand, other), f"batch axes {want} and {have} may broadcast")
+        elif want[-i] != have[-i] and have[-i] != 1 and not isinstance(want[-i], int):
+            # It sums over matrix axes of size 1 as well, which changes nothing.
+            return ctx.unbroadcast_at_run_time(cotangent, operand, lead)
     if not axes:
         return cotangent
     return ctx.reshape_like(ctx.op("ReduceSum", cotangent, ctx.ints(axes), keepdims=1), operand)
-
-
-def _producer(operand: ir.Value, other: ir.Value) -> ir.Node:
-    """Return the MatMul of these two operands, to be named in an error."""
-    return next(n for n in operand.consumers() if other in n.inputs)
 
 
 RULES: dict[str, Rule] = {"Gemm": gemm, "MatMul": matmul}
