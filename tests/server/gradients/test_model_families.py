@@ -1,0 +1,173 @@
+"""Whole networks: gradients, batch invariance, and completeness where a method promises it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from scipy import special
+
+from tonescope_server import Explainer, Target
+from tonescope_server.errors import UnsupportedOperatorError
+from tonescope_server.gradients import differentiate
+
+SOURCE = Path(__file__).resolve().parents[2] / "families.py"
+SPEC = importlib.util.spec_from_file_location("tonescope_test_families", SOURCE)
+families = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(families)
+
+DIRECTIONS = 8
+STEP = 1e-6
+# The gradient is float32's, with sums of some hundred terms; the difference in float64 errs by some 1e-9.
+TOLERANCE = 1e-5
+# The widest float32 can promise of a sum of attributions: each is rounded, and so is the score at both ends.
+ROUNDING = 8 * np.finfo(np.float32).eps
+
+# Functions of one element along the whole path: 50 Gauss-Legendre nodes leave nothing but rounding.
+SMOOTH = ("mlp", "rnn", "gru", "lstm", "bilstm", "vit", "transformer")
+REFUSED_BY_DEEP_LIFT = ("rnn", "gru", "lstm", "bilstm", "conv_gru")
+
+
+class LayerNormalization(OpRun):
+    """In float64: ONNX's own works in float32 whatever it is given, and a difference of 1e-6 would drown."""
+
+    op_domain = ""
+
+    def _run(self, x, scale, bias, axis=-1, epsilon=1e-5, stash_type=1):
+        assert axis == -1
+        centred = x - x.mean(axis=-1, keepdims=True)
+        return (centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon) * scale + bias,)
+
+
+class Gelu(OpRun):
+    """In float64: the error function of ONNX's own is rounded to float32."""
+
+    op_domain = ""
+
+    def _run(self, x, approximate="none"):
+        return (x * special.ndtr(x),)
+
+
+class Case:
+    """One network, its explainer, and windows for it."""
+
+    def __init__(self, name, folder):
+        self.proto = families.FAMILIES[name]()
+        onnx.save(self.proto, folder / f"{name}.onnx")
+        self.explainer = Explainer.load(folder / f"{name}.onnx")
+        self.x = self.windows(1, seed=1)
+
+    def windows(self, n, seed):
+        shape = self.explainer.model.input.shape[1:]
+        return np.random.default_rng(seed).standard_normal((n, *shape)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    folder, made = tmp_path_factory.mktemp("families"), {}
+
+    def case(name):
+        if name not in made:
+            made[name] = Case(name, folder)
+        return made[name]
+
+    return case
+
+
+def close(cells, change, scores):
+    """Tell whether cells add up to a change: to 1e-5 of it, or as far as float32 rounding lets anything add up.
+
+    Where the target hardly changes while cells cancel, or while the scores are large, what is left is rounding: of
+    each cell, relative to itself, and of the two scores.
+    """
+    cells = cells.astype(np.float64)
+    allowed = 1e-5 * abs(change) + ROUNDING * (np.abs(cells).sum() + np.abs(scores).max())
+    return abs(cells.sum() - change) <= allowed
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_the_gradient_of_a_linear_functional_agrees_with_central_differences(cases, name):
+    case = cases(name)
+    random = np.random.default_rng(2)
+    functional = random.standard_normal((1, families.CLASSES))
+    graph = ir.to_proto(differentiate(ir.from_proto(case.proto), ["x"]))
+    session = ort.InferenceSession(graph.SerializeToString())
+    feeds = {"x": case.x, "cotangent:logits": functional.astype(np.float32)}
+    gradient = session.run(["gradient:x"], feeds)[0].astype(np.float64)[0]
+    directions = random.standard_normal((DIRECTIONS, *gradient.shape))
+    directions /= np.sqrt((directions.reshape(DIRECTIONS, -1) ** 2).sum(1)).reshape(-1, *[1] * gradient.ndim)
+    plain = ReferenceEvaluator(families.in_float64(case.proto), new_ops=[Gelu, LayerNormalization])
+    steps = np.concatenate([directions, -directions]) * STEP
+    scores = plain.run(None, {"x": case.x + steps})[0] @ functional.astype(np.float32).astype(np.float64).ravel()
+    want = (scores[:DIRECTIONS] - scores[DIRECTIONS:]) / (2 * STEP)
+    got = (directions * gradient).reshape(DIRECTIONS, -1).sum(1)
+    np.testing.assert_allclose(got, want, atol=TOLERANCE * np.linalg.norm(gradient), rtol=0)
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_the_compiled_gradient_is_the_one_of_the_plain_graph(cases, name):
+    """What the explainer runs is lifted to two dimensions where it can be; a gradient must not tell."""
+    case = cases(name)
+    session = ort.InferenceSession(
+        ir.to_proto(differentiate(ir.from_proto(case.proto), ["x"], portable=True)).SerializeToString()
+    )
+    cotangent = np.eye(families.CLASSES, dtype=np.float32)[3:4]
+    (want,) = session.run(["gradient:x"], {"x": case.x, "cotangent:logits": cotangent})
+    got = case.explainer.gradient(case.x, Target.element(3))
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max(), rtol=0)
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_a_windows_gradient_does_not_depend_on_its_batch(cases, name):
+    case = cases(name)
+    many = case.windows(64, seed=3)
+    together = case.explainer.gradient(many, Target.element(1))
+    for index in (0, 17, 63):
+        alone = case.explainer.gradient(many[index : index + 1], Target.element(1))[0]
+        np.testing.assert_allclose(together[index], alone, atol=1e-6 * np.abs(alone).max(), rtol=0)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_integrated_gradients_of_smooth_networks_are_complete(cases, name):
+    case = cases(name)
+    found = case.explainer.explain(case.x, "integrated_gradients", Target.element(2))
+    ends = np.concatenate([case.x, np.zeros_like(case.x)])
+    scores = case.explainer.score(ends, Target.element(2)).astype(np.float64)
+    assert close(found.cells, scores[0] - scores[1], scores)
+
+
+@pytest.mark.parametrize("name", sorted(set(families.FAMILIES) - set(SMOOTH)))
+def test_integrated_gradients_of_networks_with_kinks_approach_completeness(cases, name):
+    """Each kink on the path leaves an error that falls with the steps; the reported delta says how much."""
+    case = cases(name)
+    left = []
+    for steps in (32, 2048):
+        found = case.explainer.explain(case.x, "integrated_gradients", Target.element(2), n_steps=steps)
+        mass = np.abs(found.cells).sum()
+        left.append(abs(float(found.convergence_delta[0])) / mass)
+    assert left[1] <= 1e-4
+    assert left[1] <= left[0] + 1e-6
+
+
+@pytest.mark.parametrize("name", sorted(set(families.FAMILIES) - set(REFUSED_BY_DEEP_LIFT)))
+def test_deep_lift_is_complete(cases, name):
+    case = cases(name)
+    for baseline in (0.0, 0.3):
+        found = case.explainer.explain(case.x, "deep_lift", Target.element(2), baseline=baseline)
+        ends = np.concatenate([case.x, np.full_like(case.x, baseline)])
+        scores = case.explainer.score(ends, Target.element(2)).astype(np.float64)
+        assert close(found.cells, scores[0] - scores[1], scores)
+
+
+@pytest.mark.parametrize("name", REFUSED_BY_DEEP_LIFT)
+def test_deep_lift_refuses_recurrent_operators_by_name(cases, name):
+    case = cases(name)
+    with pytest.raises(UnsupportedOperatorError, match=r"deep_lift.*(RNN|GRU|LSTM)"):
+        case.explainer.explain(case.x, "deep_lift", Target.element(2))
