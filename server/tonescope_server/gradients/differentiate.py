@@ -128,7 +128,7 @@ def _path(
     downstream: list[ir.Node] = []
     for node in nodes:
         name = operator_name(node)
-        if name in ZERO_DERIVATIVE or not any(v in needed for v in node.inputs if v is not None):
+        if name in ZERO_DERIVATIVE or not any(v in needed for v in reads(node)):
             continue
         if name != "DequantizeLinear" and any(v in quantised for v in node.inputs):
             on_integers.add(node)
@@ -147,6 +147,16 @@ def _path(
             wanted.update(v for v in node.inputs if v is not None and v in needed)
     path.reverse()
     return path, needed, [n for n in path if n in on_integers]
+
+
+def reads(node: ir.Node) -> set[ir.Value]:
+    """Return what a node reads: its operands, and what the graphs inside it take from around them."""
+    found = {v for v in node.inputs if v is not None}
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.update(v for inner in attribute.as_graph() for v in reads(inner))
+            found.update(attribute.as_graph().outputs)
+    return found
 
 
 def _apply(context: Context, node: ir.Node, cotangents: dict[ir.Value, ir.Value], rule_set: RuleSet) -> None:

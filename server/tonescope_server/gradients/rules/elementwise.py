@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from tonescope_server.gradients.context import Context
@@ -52,6 +53,15 @@ def div(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Valu
 @accepts_unexpanded
 def identity(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """The cotangent itself."""
+    return [cotangents[0]]
+
+
+def dropout(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """The cotangent itself: outside training nothing is dropped."""
+    training = node.inputs[2] if len(node.inputs) > 2 else None
+    known = ctx.value_of(training)
+    if training is not None and (known is None or bool(np.any(known))):
+        raise ctx.unsupported(node, "training_mode: what it drops is drawn anew in every run")
     return [cotangents[0]]
 
 
@@ -138,5 +148,5 @@ RULES: dict[str, Rule] = {
     "Sum": several_sum,
     "Mean": several_sum,
     "Mod": modulo,
-    "Dropout": identity,
+    "Dropout": dropout,
 }

@@ -188,6 +188,8 @@ def tile(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Val
 def pad(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """Cut the padding off; in the modes that repeat elements, add it back to those."""
     x, g = required(node.inputs[0]), required(cotangents[0])
+    if any(ctx.need(v) for v in node.inputs[1:]):
+        raise ctx.unsupported(node, "its constant value depends on the input")
     rank, mode = ctx.rank(x), ctx.attribute(node, "mode", "constant")
     given = node.inputs[3] if len(node.inputs) > 3 else None
     known = ctx.value_of(given)
@@ -257,8 +259,9 @@ def depth_to_space(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Seque
 
 
 def space_to_depth(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Move the elements back."""
-    return [ctx.op("DepthToSpace", cotangents[0], blocksize=ctx.attribute(node, "blocksize"))]
+    """Move the elements back, in the order that they came."""
+    block, mode = ctx.attribute(node, "blocksize"), ctx.attribute(node, "mode", "DCR")
+    return [ctx.op("DepthToSpace", cotangents[0], blocksize=block, mode=mode)]
 
 
 RULES: dict[str, Rule] = {

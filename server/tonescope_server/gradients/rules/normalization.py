@@ -26,6 +26,8 @@ def batch_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> 
 
 def layer_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """Normalisation over the last axes, with scale and bias of their shape."""
+    if any(c is not None for c in cotangents[1:]):
+        raise ctx.unsupported(node, "its results Mean or InvStdDev lead to the output")
     x, scale, g = required(node.inputs[0]), required(node.inputs[1]), required(cotangents[0])
     rank = ctx.rank(x)
     axes = list(range(ctx.attribute(node, "axis", -1) % rank, rank))

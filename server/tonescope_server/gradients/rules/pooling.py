@@ -36,6 +36,8 @@ def max_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir
     The forward node is asked for its Indices, which are exact on ties, where an equality mask is wrong.
     """
     x, g = required(node.inputs[0]), required(cotangents[0])
+    if ctx.attribute(node, "storage_order", 0):
+        raise ctx.unsupported(node, "storage_order 1: its Indices are column-major")
     if len(node.outputs) == 1:
         node.resize_outputs(2)
         node.outputs[1].name = f"{node.outputs[0].name}:indices"

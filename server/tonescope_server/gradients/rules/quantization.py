@@ -51,6 +51,8 @@ def _parameters(ctx: Context, node: ir.Node, like: ir.Value) -> tuple[ir.Value, 
     if ctx.attribute(node, "block_size", 0):
         raise ctx.unsupported(node, "blocked quantisation")
     scale = required(node.inputs[1])
+    if ctx.need(scale):
+        raise ctx.unsupported(node, "its scale depends on the input")
     zero = node.inputs[2] if len(node.inputs) > 2 else None
     kind = int(ctx.dtype(like))
     shift = ctx.scalar(0.0, like) if zero is None else ctx.op("Cast", zero, to=kind)

@@ -42,6 +42,8 @@ def _spread(ctx: Context, node: ir.Node, g: ir.Value, count: ir.Value | None) ->
         g = ctx.op("Div", g, count)
     if not ctx.attribute(node, "keepdims", 1):
         g = ctx.op("Unsqueeze", g, ctx.ints(range(ctx.rank(x)) if axes is None else axes))
+    if (axes is None or 0 in axes) and not isinstance(ctx.dims(x)[0], int):
+        return ctx.op("Expand", g, ctx.op("Shape", x))
     return ctx.mark_unexpanded(g)
 
 

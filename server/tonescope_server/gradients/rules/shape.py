@@ -29,7 +29,9 @@ def squeeze(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.
 @accepts_unexpanded
 def unsqueeze(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """Take the axes away again."""
-    g = required(cotangents[0])
+    x, g = required(node.inputs[0]), required(cotangents[0])
+    if not isinstance(ctx.dims(node.outputs[0])[0], str) and any(isinstance(d, str) for d in ctx.dims(x)[:1]):
+        g = ctx.expanded(g, node.outputs[0])  # what becomes the first axis may be one to widen
     return [_same_extent(ctx, g, ctx.op("Squeeze", g, node.inputs[1]))]
 
 

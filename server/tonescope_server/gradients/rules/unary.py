@@ -35,6 +35,8 @@ def clip(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Val
     ONNX cannot tell hardtanh, whose derivative at a bound is 0, from clamp, where it is 1: this is clamp's.
     """
     g, x = required(cotangents[0]), required(node.inputs[0])
+    if any(ctx.need(v) for v in node.inputs[1:]):
+        raise ctx.unsupported(node, "its bounds depend on the input")
     zero = ctx.scalar(0.0, x)
     for index, outside in ((1, "Less"), (2, "Greater")):
         bound = node.inputs[index] if len(node.inputs) > index else None

@@ -1,0 +1,92 @@
+"""What no rule can go back through is refused by name, never answered with zeros or with the cotangent itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tonescope_server.errors import UnsupportedOperatorError
+from tonescope_server.gradients import differentiate
+
+FLOAT = TensorProto.FLOAT
+
+
+def model(nodes, shape=(2, 3), constants=None, opset=18):
+    graph = helper.make_graph(
+        nodes,
+        "case",
+        [helper.make_tensor_value_info("x", FLOAT, shape)],
+        [helper.make_tensor_value_info("y", FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
+    )
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9))
+
+
+def of_x(op_type, *inputs, outputs=("y",), **attributes):
+    """A node after a scalar ``s`` that depends on x."""
+    total = helper.make_node("ReduceSum", ["x"], ["s"], keepdims=0)
+    return [total, helper.make_node(op_type, inputs, list(outputs), **attributes)]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "shape", "why"),
+    [
+        (of_x("Clip", "x", "s"), {}, (2, 3), "bounds"),
+        (of_x("Pad", "x", "p", "s"), {"p": [0, 1, 0, 1]}, (2, 3), "constant value"),
+        (of_x("DequantizeLinear", "q", "s"), {"q": np.ones(3, np.int8)}, (2, 3), "scale"),
+        (of_x("Dropout", "x", "r", "t"), {"r": np.float32(0.5), "t": np.array(True)}, (2, 3), "training_mode"),
+        (of_x("LayerNormalization", "x", "w", outputs=["n", "y"]), {"w": np.ones(3, np.float32)}, (2, 3), "Mean"),
+        (of_x("MaxPool", "x", kernel_shape=[2], storage_order=1), {}, (1, 1, 4), "storage_order"),
+    ],
+)
+def test_operand_or_mode_without_a_rule_is_refused_by_name(nodes, constants, shape, why):
+    with pytest.raises(UnsupportedOperatorError, match=rf"{nodes[1].op_type}.*{why}"):
+        differentiate(model(nodes, shape, constants), ["x"])
+
+
+def test_dropout_outside_training_passes_the_gradient_on():
+    constants = {"r": np.float32(0.5), "t": np.array(False)}
+    graph = differentiate(model([helper.make_node("Dropout", ["x", "r", "t"], ["y"])], constants=constants), ["x"])
+    session = ort.InferenceSession(ir.to_proto(graph).SerializeToString())
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.testing.assert_array_equal(session.run(["gradient:x"], {"x": x, "cotangent:y": x})[0], x)
+
+
+@pytest.mark.parametrize("dims", [(2, 3), ("batch", 3), ("batch", "n")])
+@pytest.mark.parametrize("keepdims", [0, 1])
+@pytest.mark.parametrize("axes", [[0], [0, 1], None])
+def test_a_sum_over_the_first_axis_gives_a_gradient_of_the_operands_shape(dims, keepdims, axes):
+    constants = {} if axes is None else {"a": axes}
+    node = helper.make_node("ReduceSum", ["x"] if axes is None else ["x", "a"], ["y"], keepdims=keepdims)
+    graph = differentiate(model([node], dims, constants), ["x"])
+    session = ort.InferenceSession(ir.to_proto(graph).SerializeToString())
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    g = np.asarray(x.sum(None if axes is None else tuple(axes), keepdims=bool(keepdims)) + 1)
+    got = session.run(["gradient:x"], {"x": x, "cotangent:y": g})[0]
+    np.testing.assert_array_equal(got, np.broadcast_to(g, (2, 3)))
+
+
+@pytest.mark.parametrize("dims", [(2, 3), ("batch", 3)])
+def test_a_first_axis_that_came_from_a_squeeze_is_widened_too(dims):
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "zero"], ["u"]),
+        helper.make_node("ReduceSum", ["u", "one"], ["y"], keepdims=1),
+    ]
+    graph = differentiate(model(nodes, dims, {"zero": [0], "one": [1]}), ["x"])
+    session = ort.InferenceSession(ir.to_proto(graph).SerializeToString())
+    g = np.arange(3, dtype=np.float32).reshape(1, 1, 3)
+    got = session.run(["gradient:x"], {"x": np.ones((2, 3), np.float32), "cotangent:y": g})[0]
+    np.testing.assert_array_equal(got, np.broadcast_to(g[0], (2, 3)))
+
+
+def test_what_a_branch_takes_from_around_it_is_not_forgotten():
+    def branch(name, op_type):
+        out = helper.make_tensor_value_info(name, FLOAT, None)
+        return helper.make_graph([helper.make_node(op_type, ["x"], [name])], name, [], [out])
+
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branch("a", "Exp"), else_branch=branch("b", "Hardmax"))
+    with pytest.raises(UnsupportedOperatorError, match=r"If|Hardmax"):
+        differentiate(model([node], constants={"c": np.array(True)}), ["x"])
