@@ -32,7 +32,7 @@ bench-peers: $(PEERS)/.installed
 # torch may be a build of several gigabytes: nothing else is installed with it, and nothing else needs it.
 $(PEERS)/.installed: constraints-bench.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-bench.txt captum torch
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-bench.txt captum onnx-ad onnxscript torch
 	touch $@
 
 generate: $(VENV)/.installed
