@@ -11,19 +11,11 @@ import numpy as np
 import pytest
 
 from tonescope_server import Explainer, Target
-from tonescope_server.errors import UnsupportedOperatorError
 
 NETWORKS = (
     "mlp", "lenet", "resnet", "rnn", "gru", "lstm", "bilstm", "conv_gru", "vit", "transformer", "depthwise", "tcn",
     "unet",
 )  # fmt: skip
-# Its shapes are cut out by a Slice whose ends are a Reshape of a Constant; ONNX infers no rank through that.
-UNSIZED = pytest.mark.xfail(raises=UnsupportedOperatorError, strict=True, reason="attention's rank is not inferred")
-CASES = [
-    pytest.param(n, e, marks=[UNSIZED] if e == "torchscript" and n in ("vit", "transformer") else [])
-    for n in NETWORKS
-    for e in ("dynamo", "torchscript")
-]
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ('torch', 'onnx', 'onnxscript'))))"
 
@@ -48,7 +40,8 @@ def exports(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("name", "exporter"), CASES)
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_an_exported_network_has_the_gradient_that_autograd_finds(exports, name, exporter):
     path = exports / f"{name}.{exporter}.onnx"
     if path.with_suffix(".txt").exists():

@@ -23,6 +23,7 @@ from tonescope_server.engine.windows import checked
 from tonescope_server.errors import ParameterError, TonescopeError, UnknownModelError, UnknownTensorError
 from tonescope_server.gradients import differentiable, missing_rules
 from tonescope_server.gradients.differentiate import is_float, named, values_by_name
+from tonescope_server.gradients.prepass import infer_shapes
 from tonescope_server.gradients.rule_set import operator_name
 from tonescope_server.gradients.tape import Tape
 from tonescope_server.models.loading import load_model
@@ -286,7 +287,7 @@ class Explainer:
     @cached_property
     def _graph(self) -> ir.Model:
         """The model's graph, with operators that have no rule spelled out by their functions."""
-        return differentiable(self.model.graph, self.host.rule_set("standard"))
+        return differentiable(infer_shapes(self.model.graph.clone(deep_copy=False)), self.host.rule_set("standard"))
 
     @cached_property
     def is_quantised(self) -> bool:

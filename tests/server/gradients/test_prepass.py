@@ -246,3 +246,20 @@ def test_the_open_size_of_a_reshape_is_recognised_as_the_batch(make_case):
     assert shapes["turned"] == ["batch", 3, 2, 4]
     assert shapes["rows"][0] != "batch"
     assert shapes["y"][0] != "batch"  # twice as many rows
+
+
+def test_shapes_cut_out_at_a_computed_place_are_known(make_case):
+    """As torch's older exporter writes attention: the end of the slice is a Reshape of a constant."""
+    constants = {"zero": np.array([0]), "two": np.array([2]), "as_list": np.array([-1]), "tail": np.array([2, 6])}
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Reshape", ["two", "as_list"], ["end"]),
+        helper.make_node("Slice", ["shape", "zero", "end"], ["lead"]),
+        helper.make_node("Concat", ["lead", "tail"], ["target"], axis=0),
+        helper.make_node("Reshape", ["x", "target"], ["y"]),
+    ]
+    model = ir.from_proto(make_case(nodes, (3, 12), constants))
+    for value in model.graph.outputs:
+        value.shape = None
+    infer_shapes(model)
+    assert len(values_by_name(model.graph)["y"].shape) == 4
