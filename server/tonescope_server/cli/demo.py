@@ -94,6 +94,8 @@ def own_daemon(store: Path) -> Iterator[str]:
         ConfigurationError: it did not start.
     """
     command = [sys.executable, "-m", "tonescope_server.cli", "serve", "--listen", "127.0.0.1:0", "--store", str(store)]
+    # SIGTERM ends us by way of the block's end, so that the daemon does not outlive us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # In a session of its own, so that Ctrl-C reaches us alone and we stop it in order.
     process = subprocess.Popen(
         [*command, "--log-level", "warning"],

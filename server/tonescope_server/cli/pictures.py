@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tonescope.results import Tone, ToneTable
 from tonescope_server.cli.console import writing
+from tonescope_server.errors import ParameterError
 
 POSITIVE, NEGATIVE, PILOT, PLANTED = "#2166ac", "#b2182b", "#7a7a7a", "#e6a700"
 DIVERGING = "RdBu"
@@ -255,5 +256,8 @@ def _legend(figure: Figure, band: Band) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in known:
+        raise ParameterError(f"{path}: expected a picture file ({', '.join(sorted(known))}), got '{path.suffix}'")
     with writing(path):
         figure.savefig(path)

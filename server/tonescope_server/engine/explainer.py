@@ -306,6 +306,8 @@ class Explainer:
         Raises:
             UnknownTensorError: no value of floating point goes by that name.
         """
+        if not at:
+            raise UnknownTensorError("at: expected 'input', or the name of a value, a node or a module; got ''")
         if at == "input":
             return self.model.input.name
         values = values_by_name(self.model.graph.graph)

@@ -127,6 +127,8 @@ class Session:
                 self._account_for(answers)
                 await send(answers)
             elif reader.done() and not len(self._buffer):
+                # The reader may have had something to say while the last notices were being sent.
+                await self._say_notices(send)
                 return
             else:
                 await self._news.wait()
