@@ -19,6 +19,7 @@ class Deconvnet(plugin.GraphMethod):
     name = "deconvnet"
     summary = "The gradient with every ReLU replaced by a ReLU of what flows back."
     source = "Zeiler & Fergus 2014, arXiv:1311.2901"
+    rule_set = "deconvnet"
 
     def describe(self, tape: Tape, parameters: Any) -> None:
         """Differentiate under the rule set of that name."""

@@ -29,6 +29,7 @@ class DeepLift(plugin.GraphMethod):
     name = "deep_lift"
     summary = "What each cell's difference from a reference adds to the target's; exactly complete."
     source = "Shrikumar et al. 2017, arXiv:1704.02685"
+    rule_set = "deep_lift"
     complete = True
     Parameters = DeepLiftParameters
 

@@ -19,6 +19,7 @@ class GuidedBackprop(plugin.GraphMethod):
     name = "guided_backprop"
     summary = "The gradient without its negative parts at every ReLU."
     source = "Springenberg et al. 2014, arXiv:1412.6806"
+    rule_set = "guided_backprop"
 
     def describe(self, tape: Tape, parameters: Any) -> None:
         """Differentiate under the rule set of that name."""

@@ -39,6 +39,7 @@ class Lrp(plugin.GraphMethod):
     name = "lrp"
     summary = "The target's value, handed back layer by layer in proportion to what each cell gave."
     source = "Bach et al. 2015, doi:10.1371/journal.pone.0130140"
+    rule_set = "lrp"
     Parameters = LrpParameters
 
     def describe(self, tape: Tape, parameters: Any) -> None:

@@ -247,14 +247,17 @@ class Explainer:
 
     def applicability(self) -> dict[str, str]:
         """Return for each method "" where it can explain the model's first output, else why it cannot."""
-        missing = self._missing
-        why = ""
-        if missing:
-            why = f"no rule for operator {', '.join(dict.fromkeys(operator_name(n) for n in missing))}"
-        return {
-            name: why if method.requirement is not Requirement.PREDICTIONS else ""
-            for name, method in sorted(self.host.methods.items())
-        }
+        return {name: self._why_not(method) for name, method in sorted(self.host.methods.items())}
+
+    def _why_not(self, method: Method) -> str:
+        """Return why a method cannot explain the model's first output; "" where it can."""
+        if method.requirement is Requirement.PREDICTIONS:
+            return ""
+        name = getattr(method, "rule_set", "standard")
+        missing = self._missing if name == "standard" else self._missing_in(name)
+        if not missing:
+            return ""
+        return f"no rule for operator {', '.join(dict.fromkeys(operator_name(n) for n in missing))}"
 
     def layers(self) -> tuple[TensorSpec, ...]:
         """Return the internal values that a gradient can be taken by."""
@@ -296,9 +299,12 @@ class Explainer:
 
     @cached_property
     def _missing(self) -> Sequence[Any]:
+        return self._missing_in("standard")
+
+    def _missing_in(self, rule_set: str) -> Sequence[Any]:
         graph = self._graph.graph
         by = [v for v in graph.inputs if v.name == self.model.input.name]
-        return missing_rules(graph, graph.outputs[:1], by, self.host.rule_set("standard"))
+        return missing_rules(graph, graph.outputs[:1], by, self.host.rule_set(rule_set))
 
     def _value(self, at: str) -> str:
         """Return the name of a value; asked of the model's own graph, for a plan's has lifted layers in it.

@@ -111,7 +111,10 @@ Totals = Mapping[str, npt.NDArray[np.float32]]
 
 
 class GraphMethod:
-    """A method whose arithmetic is one graph. Subclass it, state the attributes of ``Method``, write ``describe``."""
+    """A method whose arithmetic is one graph. Subclass it, state the attributes of ``Method``, write ``describe``.
+
+    ``rule_set`` names the backward rules that it describes itself with, so that models they cannot take are told.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -119,6 +122,7 @@ class GraphMethod:
     requirement: ClassVar[Requirement] = Requirement.GRADIENTS
     complete: ClassVar[bool] = False
     Parameters: ClassVar[type[Parameters]] = Parameters
+    rule_set: ClassVar[str] = "standard"
 
     def describe(self, tape: Tape, parameters: Any) -> None:
         """Describe the attribution on the tape; name at least the result ``cells`` or ``tones``."""

@@ -335,3 +335,20 @@ def test_neither_a_file_nor_a_name_says_what_was_looked_for(monkeypatch, tiny_st
         Explainer.load("nothing")
     with pytest.raises(UnknownModelError, match="nothing"):
         Explainer.load("nothing", store=tiny_store)
+
+
+def test_a_method_whose_own_rules_refuse_an_operator_is_said_not_to_apply(tmp_path):
+    node = helper.make_node("ReduceProd", ["x", "axes"], ["y"], keepdims=1)
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", s]) for n, s in (("x", 4), ("y", 1))]
+    initial = [numpy_helper.from_array(np.array([1]), "axes")]
+    graph = helper.make_graph([node], "g", info[:1], info[1:], initial)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "m.onnx")
+    found = Explainer.load(tmp_path / "m.onnx").applicability()
+    assert found["saliency"] == found["occlusion"] == ""
+    assert "ReduceProd" in found["deep_lift"]
+
+
+def test_an_empty_name_is_no_layer(explainers):
+    x = tiny_windows(tiny_models()["conv_1d"])
+    with pytest.raises(UnknownTensorError, match="expected 'input'"):
+        explainers["conv_1d"].gradient(x, 0, at="")
