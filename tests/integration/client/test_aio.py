@@ -1,0 +1,68 @@
+"""The asyncio client does what the blocking one does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import numpy as np
+import pytest
+
+import tonescope
+from tonescope import errors
+
+from .daemons import Daemon
+from .frames import FAST, expected_windows, frames
+
+
+def test_the_asyncio_client_does_what_the_blocking_one_does(
+    daemon: Daemon, client: tonescope.Client, windows: np.ndarray
+) -> None:
+    async def run() -> tuple[bytes, list[int | None], list[int | None], str]:
+        async with tonescope.aio.connect(daemon.address) as aio:
+            tones = (await aio.explain(windows, model="tiny", target=1)).tones.tobytes()
+            live = aio.live(model="tiny", frames=frames(20), overload="back_pressure")
+            answered = [each.last_sequence async for each in live]
+            async with aio.live(model="tiny") as handle:
+                for frame in frames(4):
+                    await handle.send(frame)
+                await handle.close()
+                by_hand = [each.last_sequence async for each in handle]
+            with pytest.raises(errors.UnknownModelError) as caught:
+                await aio.model("nobody")
+            assert len(await aio.models()) == 3
+            assert len(await aio.methods()) >= 5
+            return tones, answered, by_hand, str(caught.value)
+
+    tones, answered, by_hand, message = asyncio.run(run())
+    assert tones == client.explain(windows, model="tiny", target=1).tones.tobytes()
+    assert answered == [last for _, last in expected_windows(20)]
+    assert by_hand == [3]
+    assert "nobody" in message
+
+
+def test_an_asyncio_stream_too_survives_its_daemon(mortal: Daemon) -> None:
+    async def run() -> tuple[list[int | None], int]:
+        answered: list[int | None] = []
+        async with tonescope.aio.connect(mortal.address) as aio:
+
+            async def source():  # type: ignore[no-untyped-def]
+                for frame in frames(200):
+                    await asyncio.sleep(0.002)
+                    yield frame
+
+            stream = aio.live(model="tiny", frames=source(), retry=FAST, overload="back_pressure")
+            async for each in stream:
+                answered.append(each.last_sequence)
+                if len(answered) == 20:
+                    os.kill(mortal.process.pid, signal.SIGKILL)
+                    await asyncio.to_thread(mortal.process.wait)
+                    assert mortal.process.stdout is not None
+                    mortal.process.stdout.close()
+                    await asyncio.to_thread(mortal.start)
+            return answered, stream.counts.reconnects
+
+    answered, reconnects = asyncio.run(run())
+    assert answered == [last for _, last in expected_windows(200)]
+    assert reconnects >= 1
