@@ -23,6 +23,7 @@ LAYERS = (
     ("csi",),
     ("gradients",),
     ("models",),
+    ("checks",),
     ("plugin",),
     ("engine",),
     ("testing",),

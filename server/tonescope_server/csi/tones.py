@@ -300,6 +300,22 @@ def _find(layout_id: str, n: int | None) -> ToneTable:
     raise UnknownToneLayoutError(f"tone layout {layout_id!r}: unknown, expected one of {known}")
 
 
+def layouts_of_length(n: int) -> tuple[ToneTable, ...]:
+    """List the known tone tables of ``n`` rows."""
+    return tuple(layout.table for layout in _LAYOUTS.values() if len(layout.table) == n)
+
+
+def certain_nulls(table: ToneTable) -> BoolArray:
+    """Mark the null rows that are exactly zero in every recording: bool ``[n_tones]``.
+
+    The others are null too, but a chip may write something small over them.
+    """
+    layout = _LAYOUTS.get(table.id)
+    certain = table.null_mask.copy()
+    certain[list(layout.leaks if layout is not None else ())] = False
+    return certain
+
+
 def zero_signature(amplitudes: npt.NDArray[Any]) -> tuple[int, ...]:
     """List the rows that are exactly zero in every frame of a recording; none where there is no frame.
 

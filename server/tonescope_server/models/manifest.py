@@ -133,10 +133,12 @@ class SamplingSection(Section):
     Attributes:
         rate_hz: frames per second; 0 means not known.
         tolerance: the relative deviation that is still fine.
+        nodes: the nodes that ought to send; empty means not known.
     """
 
     rate_hz: Annotated[FiniteFloat, Field(ge=0)] = 0.0
     tolerance: Annotated[FiniteFloat, Field(ge=0)] = 0.2
+    nodes: tuple[Index, ...] = ()
 
 
 class WindowSection(Section):

@@ -1,0 +1,152 @@
+"""What data checks look at: the amplitudes of one stream in order, and what the manifest declares of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from tonescope_server.csi.cells import CellMap
+from tonescope_server.csi.frames import Frame, Skipped
+from tonescope_server.csi.windows import StreamKey
+from tonescope_server.models.model import Model
+from tonescope_server.types import BoolArray, FloatArray, IntArray
+
+Float64Array = npt.NDArray[np.float64]
+
+NORMALISED_KINDS = ("manifest", "recording", "running")
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Frames of one stream, or of windows end to end, in order.
+
+    Shapes:
+        amplitude: ``[n_frames, n_rows]``.
+        rows: ``[n_rows]``: the row of the tone table that each column is.
+        follows: ``[n_frames]``: whether a frame comes right after the one before it, in one window or stream; the
+            first never does.
+        time_s, rssi_dbm, agc_gain: ``[n_frames]``, NaN where not known; None where never known.
+
+    Attributes:
+        key: node, transmitter, antenna.
+    """
+
+    amplitude: FloatArray
+    rows: IntArray
+    follows: BoolArray
+    key: StreamKey = (0, "", 0)
+    time_s: Float64Array | None = None
+    rssi_dbm: Float64Array | None = None
+    agc_gain: Float64Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.amplitude)
+
+    @property
+    def node_id(self) -> int:
+        """Give the node."""
+        return self.key[0]
+
+    def only(self, keep: BoolArray) -> Series:
+        """Return the frames marked in ``keep`` (``[n_frames]``), joined up."""
+
+        def of(values: Float64Array | None) -> Float64Array | None:
+            return None if values is None else values[keep]
+
+        # A frame follows the last one kept where no window began between them.
+        run = np.cumsum(~self.follows)[keep]
+        follows = np.concatenate([[False], run[1:] == run[:-1]]) if run.size else np.zeros(0, dtype=np.bool_)
+        return replace(
+            self,
+            amplitude=self.amplitude[keep],
+            follows=follows,
+            time_s=of(self.time_s),
+            rssi_dbm=of(self.rssi_dbm),
+            agc_gain=of(self.agc_gain),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Declared:
+    """What a model's manifest says of its input, as far as data can contradict it.
+
+    Attributes:
+        cells: how cells map to frames and tones.
+        normalisation: name of the normaliser: "none" means that the model takes raw amplitudes.
+        mean, std: training statistics per tone; None where the manifest has none.
+        eps: added to ``std``.
+        rate_hz: frames a second; 0 means not known.
+        tolerance: the relative deviation of the rate that is still fine.
+        nodes: the nodes that ought to send; empty means not known.
+    """
+
+    cells: CellMap
+    normalisation: str = "none"
+    mean: Float64Array | None = None
+    std: Float64Array | None = None
+    eps: float = 1e-6
+    rate_hz: float = 0.0
+    tolerance: float = 0.2
+    nodes: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, model: Model) -> Declared:
+        """Read the declarations of a model."""
+        stated = model.manifest.normalisation
+        known = bool(stated.mean)
+        return cls(
+            cells=model.cells,
+            normalisation=stated.kind,
+            mean=np.broadcast_to(np.asarray(stated.mean, np.float64), model.cells.n_tones) if known else None,
+            std=np.broadcast_to(np.asarray(stated.std, np.float64), model.cells.n_tones) if known else None,
+            eps=stated.eps,
+            rate_hz=model.manifest.sampling.rate_hz,
+            tolerance=model.manifest.sampling.tolerance,
+            nodes=model.manifest.sampling.nodes,
+        )
+
+    @property
+    def takes_z_scores(self) -> bool:
+        """Say whether cells are z-scores once normalised."""
+        return self.normalisation in NORMALISED_KINDS
+
+
+def series_of(frames: Iterable[Frame | Skipped]) -> list[Series]:
+    """Sort the frames of a recording into one series for each stream and frame length.
+
+    Streams are apart by node, transmitter, antenna and number of tones; the longest series comes first.
+    """
+    found: dict[tuple[StreamKey, int], list[tuple[Frame, FloatArray]]] = {}
+    for frame in frames:
+        if isinstance(frame, Frame):
+            amplitude = np.atleast_2d(frame.amplitude)
+            for rx, row in enumerate(amplitude):
+                key = ((frame.node_id, frame.transmitter, rx), row.shape[0])
+                found.setdefault(key, []).append((frame, row))
+    made = [_series(key, items) for (key, _), items in found.items()]
+    return sorted(made, key=len, reverse=True)
+
+
+def _series(key: StreamKey, items: list[tuple[Frame, FloatArray]]) -> Series:
+    amplitude = np.stack([row for _, row in items])
+    follows = np.ones(len(items), dtype=np.bool_)
+    follows[0] = False
+    times = [frame.capture_time_ns for frame, _ in items]
+    return Series(
+        amplitude,
+        np.arange(amplitude.shape[1]),
+        follows,
+        key,
+        _column([None if t is None else t / 1e9 for t in times]),
+        _column([frame.rssi_dbm for frame, _ in items]),
+        _column([frame.agc_gain for frame, _ in items]),
+    )
+
+
+def _column(values: list[float | None]) -> Float64Array | None:
+    if all(value is None for value in values):
+        return None
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
