@@ -19,6 +19,7 @@ from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.differentiate import named, pull_back, values_by_name
 from tonescope_server.gradients.prepass import fold_batch_normalization, lift_1d, remove_unused
 from tonescope_server.gradients.rule_set import RuleSet
+from tonescope_server.gradients.scoring import flat_output, one_hot
 from tonescope_server.gradients.seed import Seed, Term, weights_name
 from tonescope_server.gradients.variables import Evaluation, Var, broadcast
 
@@ -282,9 +283,9 @@ class Tape:
         cotangents: dict[ir.Value, ir.Value] = {}
         for number, term in enumerate(self._seed):
             i = by_name[term.output]
-            flat = self._flat_output(outputs[i])
+            flat = flat_output(context, outputs[i])
             if term.predicted:
-                weights = self._one_hot(flat if at_anchor is None else self._flat_output(at_anchor[i]))
+                weights = one_hot(context, flat if at_anchor is None else flat_output(context, at_anchor[i]))
             else:
                 weights = self.feed(weights_name(number), ["batch", context.dims(flat)[1] or "elements"])
             if term.scale != 1.0:
@@ -303,24 +304,6 @@ class Tape:
             context.typed(cotangents[transformed], flat)
         assert total is not None  # a seed has at least one term
         return total, cotangents
-
-    def _flat_output(self, value: ir.Value) -> ir.Value:
-        context = self.context
-        dims = context.dims(value)
-        if len(dims) == 2:
-            return value
-        sizes = [d for d in dims[1:] if isinstance(d, int)]
-        width: int | str = prod(sizes) if len(sizes) == len(dims) - 1 else "elements"
-        flat = context.op("Flatten", value, axis=1)
-        flat.shape, flat.type = ir.Shape([dims[0], width]), value.type
-        return flat
-
-    def _one_hot(self, flat: ir.Value) -> ir.Value:
-        context = self.context
-        best = context.op("ArgMax", flat, axis=1, keepdims=0)
-        width = context.dims(flat)[1]
-        depth = context.ints([width]) if isinstance(width, int) else context.op("Shape", flat, start=1, end=2)
-        return context.op("OneHot", best, depth, context.constant([0.0, 1.0], self._dtype.numpy()), axis=-1)
 
     def _repeated(self, weights: ir.Value, per_window: ir.Value, flat: ir.Value) -> ir.Value:
         context = self.context
