@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -181,25 +183,32 @@ class Daemon:
                 await self._watch.tell()
 
 
-def run(config: Config) -> None:
+def run(config: Config, stop_with_stdin: bool = False) -> None:
     """Serve until SIGTERM or SIGINT, then drain. A second signal stops at once.
+
+    Args:
+        config: the settings.
+        stop_with_stdin: whether the end of standard input counts as a signal.
 
     Raises:
         ConfigurationError: the daemon cannot start as configured.
     """
     configure_logging(config)
-    asyncio.run(_run(config))
+    asyncio.run(_run(config, stop_with_stdin))
 
 
-async def _run(config: Config) -> None:
+async def _run(config: Config, stop_with_stdin: bool) -> None:
     daemon = Daemon(config)
     signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
+    if stop_with_stdin:
+        _when_stdin_ends(lambda: loop.call_soon_threadsafe(signals.put_nowait, signal.SIGTERM))
     await daemon.start()
     _spare_the_collector()
-    print(f"tonescope: listening on {daemon.address}", flush=True)
+    if signals.empty():  # else who would read it may be gone, and writing to a closed pipe is an error
+        print(f"tonescope: listening on {daemon.address}", flush=True)
     await signals.get()
     stopping = asyncio.create_task(daemon.stop())
     again = asyncio.create_task(signals.get())
@@ -208,6 +217,20 @@ async def _run(config: Config) -> None:
         stopping.cancel()
         await daemon.stop(0)
     again.cancel()
+
+
+def _when_stdin_ends(tell: Callable[[], object]) -> None:
+    """Call ``tell``, from a thread, once standard input is at its end: whatever held the other side is gone."""
+
+    def read() -> None:
+        # Not sys.stdin: a thread that waits inside it holds its lock, and the interpreter could not shut down.
+        with contextlib.suppress(OSError):  # standard input that was never open is at its end
+            while os.read(0, 4096):
+                pass
+        with contextlib.suppress(RuntimeError):  # the loop was closed first
+            tell()
+
+    threading.Thread(target=read, name="stdin", daemon=True).start()
 
 
 def _spare_the_collector() -> None:

@@ -99,6 +99,36 @@ def test_a_signal_drains_an_open_stream_and_the_process_ends_well(start: Start, 
     requests.put(None)
 
 
+def test_the_end_of_standard_input_stops_the_daemon_where_it_was_asked_to(tiny_store: Path) -> None:
+    command = [*SERVE, "--store", str(tiny_store), "--listen", "127.0.0.1:0", "--stop-with-stdin"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        address_of(process)
+        _, log = process.communicate("what is written is passed over\n", timeout=20)
+    assert process.returncode == 0
+    assert "stopped" in log
+    assert "Traceback" not in log
+
+
+def test_a_daemon_whose_starter_is_gone_already_does_not_start_serving(tiny_store: Path) -> None:
+    command = [*SERVE, "--store", str(tiny_store), "--listen", "127.0.0.1:0", "--stop-with-stdin"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "Traceback" not in done.stderr
+
+
+def test_without_being_asked_to_the_daemon_outlives_standard_input(tiny_store: Path) -> None:
+    command = [*SERVE, "--store", str(tiny_store), "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        with grpc.insecure_channel(address_of(process)) as channel:
+            opened_stream(channel, queue.SimpleQueue()).cancel()  # type: ignore[attr-defined]
+        process.terminate()
+        assert process.wait(20) == 0
+
+
 def test_a_port_in_use_is_said_in_one_line(tiny_store: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -88,17 +88,20 @@ def verdict(found: Sequence[Explanation]) -> str:
 
 @contextmanager
 def own_daemon(store: Path) -> Iterator[str]:
-    """Run a daemon of our own on a free port for the length of the block.
+    """Run a daemon of our own on a free port for the length of the block, and no longer than this process lives.
+
+    The daemon watches a pipe from us, its standard input. However this process ends, the system closes our side.
 
     Raises:
         ConfigurationError: it did not start.
     """
     command = [sys.executable, "-m", "tonescope_server.cli", "serve", "--listen", "127.0.0.1:0", "--store", str(store)]
-    # SIGTERM ends us by way of the block's end, so that the daemon does not outlive us.
+    # SIGTERM ends us by way of the block's end, so that the daemon is gone before we are.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # In a session of its own, so that Ctrl-C reaches us alone and we stop it in order.
     process = subprocess.Popen(
-        [*command, "--log-level", "warning"],
+        [*command, "--stop-with-stdin", "--log-level", "warning"],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -124,12 +127,12 @@ def _address(process: subprocess.Popen[str]) -> str:
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()

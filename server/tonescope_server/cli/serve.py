@@ -29,15 +29,18 @@ def serve(
     log_format: Annotated[str | None, typer.Option(help="console or json.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     metrics: Annotated[str | None, typer.Option(help="host:port for Prometheus.")] = None,
+    stop_with_stdin: Annotated[
+        bool, typer.Option("--stop-with-stdin", help="Stop when standard input ends, as with a parent that is gone.")
+    ] = False,
 ) -> None:
     """Serve explanations over gRPC until stopped.
 
-    Every setting also goes into the TOML file and, as TONESCOPE_<SETTING>, into the environment.
+    Every setting but --stop-with-stdin also goes into the TOML file and, as TONESCOPE_<SETTING>, into the environment.
     Flags win over the environment, and the environment over the file.
 
     Example: tonescope serve --store models --listen 127.0.0.1:50551
     """
-    flags = {name: value for name, value in locals().items() if name != "config"}
+    flags = {name: value for name, value in locals().items() if name not in ("config", "stop_with_stdin")}
 
     from tonescope_server.config import Config  # slow imports, and --help needs none of them
 
@@ -45,4 +48,4 @@ def serve(
 
     from tonescope_server.app import run
 
-    run(settings)
+    run(settings, stop_with_stdin)
