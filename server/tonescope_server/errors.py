@@ -88,21 +88,34 @@ class ParameterError(InvalidInputError):
 
 
 class FrameError(InvalidInputError):
-    """A CSI frame that cannot be decoded."""
+    """A CSI frame that cannot be decoded.
+
+    Args:
+        message: as for every error.
+        kind: the word that such frames are counted under, one of few: what a packet is where it is not CSI
+            (``"vitals"``), else what is wrong with it; "" means the class's own.
+    """
 
     reason = "INVALID_FRAME"
+    _kind: ClassVar[str] = "corrupt"
+
+    def __init__(self, message: str, kind: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind or self._kind
 
 
 class ShortFrameError(FrameError):
     """A frame with fewer bytes than its header announces."""
 
     reason = "SHORT_FRAME"
+    _kind = "short"
 
 
 class WrongMagicError(FrameError):
     """A packet that is not CSI; the message names its kind where the kind is known."""
 
     reason = "WRONG_MAGIC"
+    _kind = "unknown_magic"
 
 
 class RecordingError(InvalidInputError):

@@ -56,6 +56,11 @@ def remark(text: str) -> None:
     err.print(text, markup=False, soft_wrap=True)
 
 
+def listed(counts: Mapping[str, int]) -> str:
+    """Say counts in one line: ``"2 short, 1 vitals"``, or ``"none"``."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "none"
+
+
 def plain(value: Any) -> Any:
     """Turn results into what JSON has: arrays into lists, dataclasses into objects, errors into reason and message."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

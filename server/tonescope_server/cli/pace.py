@@ -19,11 +19,16 @@ class Played:
 
     Attributes:
         sent: by node, frames by their number of tones.
-        skipped: by node, records that are not CSI, by kind.
+        skipped: by node, records without a usable frame, by kind.
     """
 
     sent: dict[int, Counter[int]] = field(default_factory=dict)
     skipped: dict[int | None, Counter[str]] = field(default_factory=dict)
+
+    @property
+    def skipped_of_all(self) -> Counter[str]:
+        """The same of all nodes together."""
+        return sum(self.skipped.values(), Counter[str]())
 
 
 def play(

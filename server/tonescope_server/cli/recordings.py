@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 import tonescope
+from tonescope_server.cli.console import listed
 from tonescope_server.csi.decoders import Recording, open_recording
 from tonescope_server.csi.frames import Frame, Skipped
 from tonescope_server.csi.normalisation import statistics
@@ -33,7 +34,7 @@ class NodeSurvey:
 
     Attributes:
         lengths: frames by their number of tones.
-        skipped: records that are not CSI, by kind.
+        skipped: records without a usable frame, by kind.
         always_zero: by length, the rows that were zero in every frame.
         first_ns: capture time of the first frame; ``last_ns``: of the last; None where not known.
     """
@@ -124,19 +125,15 @@ def windows_of(
         jobs = intake.frames((item for item in recording if isinstance(item, Frame)), 0.0)
         if jobs:
             return jobs, intake.summary()
-        skipped = intake.summary().frames_skipped
+        skipped = Counter(intake.summary().frames_skipped)
     else:
-        skipped = {}
+        skipped = Counter()
+    skipped.update(item.kind for item in recording if isinstance(item, Skipped))
     cells = model.cells
     raise EmptyRecordingError(
         f"recording {recording.name!r}: expected a run of {cells.n_frames} frames of {cells.n_tones} tones for model "
-        f"'{model.name}', got none{_but(skipped)}"
+        f"'{model.name}', got none (skipped: {listed(skipped)})"
     )
-
-
-def _but(skipped: dict[str, int]) -> str:
-    said = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
-    return f" (skipped: {said})" if said else ""
 
 
 def frames_for_daemon(frame: Frame) -> Iterator[tonescope.Frame]:

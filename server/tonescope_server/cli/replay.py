@@ -15,7 +15,7 @@ from rich.table import Table
 import tonescope
 from tonescope.results import Explanation, ModelDetail
 from tonescope_server.cli.band import tone_text
-from tonescope_server.cli.console import err, out, progress, remark, write_json
+from tonescope_server.cli.console import err, listed, out, progress, remark, write_json
 from tonescope_server.cli.options import (
     DEFAULT_SERVER,
     FormatOption,
@@ -153,7 +153,7 @@ def summary_of(played: Played, results: Mapping[int, NodeResult], stream: tonesc
     """Sum up, for JSON."""
     return {
         "nodes": [_node(name, played, results.get(name, NodeResult()), stream) for name in sorted(played.sent)],
-        "not_csi": {str(name): dict(kinds) for name, kinds in played.skipped.items()},
+        "records_skipped": {str(name): dict(kinds) for name, kinds in played.skipped.items()},
         "daemon": stream.summary,
         "client": stream.counts,
     }
@@ -207,17 +207,16 @@ def _show(played: Played, results: Mapping[int, NodeResult], stream: tonescope.L
         if said:
             out.print(f"node {node['node']}: predictions: {said}", markup=False, soft_wrap=True)
     for name, kinds in played.skipped.items():
-        listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        out.print(f"node {'—' if name is None else name}: records that are not CSI: {listed}", markup=False)
+        out.print(f"node {'—' if name is None else name}: records without a frame: {listed(kinds)}", markup=False)
     _show_counts(stream)
 
 
 def _show_counts(stream: tonescope.LiveStream) -> None:
     counts, summary = stream.counts, stream.summary
     if summary is not None:
-        skipped = ", ".join(f"{count} {kind}" for kind, count in sorted(summary.frames_skipped.items())) or "none"
         out.print(
-            f"daemon: {summary.frames_used} of {summary.frames_received} frames used (skipped: {skipped}); "
+            f"daemon: {summary.frames_used} of {summary.frames_received} frames used "
+            f"(skipped: {listed(summary.frames_skipped)}); "
             f"{summary.windows} windows, {summary.explained} explained, {summary.dropped} dropped, "
             f"{summary.failed} failed; {summary.gaps} gaps",
             markup=False,

@@ -18,7 +18,7 @@ from rich.text import Text
 import tonescope
 from tonescope.results import Explanation
 from tonescope_server.cli import band
-from tonescope_server.cli.console import out
+from tonescope_server.cli.console import listed, out
 from tonescope_server.cli.options import (
     DEFAULT_SERVER,
     FormatOption,
@@ -67,13 +67,14 @@ def watch(
     """
     pace = speed_of(speed, as_fast_as_possible)
     recording = open_file(file, installed_plugins(), format)
+    played = Played()
     with daemon(server) as client:
         stream = open_stream(
             client,
             recording,
             model,
             normalise,
-            frames=play(recording, pace, Played(), nodes=frozenset(node or ())),
+            frames=play(recording, pace, played, nodes=frozenset(node or ())),
             overload="drop_oldest" if pace else "back_pressure",
             method=method,
             target=parse_target(target, output, tonescope.Target),
@@ -83,8 +84,17 @@ def watch(
         with stream:
             for _ in show(stream):
                 pass
+    _show_skipped(played, stream)
     counts = stream.counts
     out.print(f"{counts.answered} windows explained, {counts.dropped} dropped, {counts.failed} failed")
+
+
+def _show_skipped(played: Played, stream: tonescope.LiveStream) -> None:
+    """Say what no window was made of, where there is any: records that hold no frame, and frames that went unused."""
+    if played.skipped:
+        out.print(f"records without a frame: {listed(played.skipped_of_all)}", markup=False, soft_wrap=True)
+    if stream.summary is not None and stream.summary.frames_skipped:
+        out.print(f"frames skipped: {listed(stream.summary.frames_skipped)}", markup=False, soft_wrap=True)
 
 
 def show(stream: tonescope.LiveStream) -> Iterator[Explanation]:

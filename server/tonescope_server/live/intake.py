@@ -16,7 +16,7 @@ from tonescope_server.csi.frames import Frame
 from tonescope_server.csi.normalisation import Normaliser, StreamNormaliser
 from tonescope_server.csi.windows import Window, Windower
 from tonescope_server.engine.windows import checked
-from tonescope_server.errors import NotFoundError, ParameterError, ShapeError, TonescopeError
+from tonescope_server.errors import FrameError, NotFoundError, ParameterError, ShapeError, TonescopeError
 from tonescope_server.live.messages import (
     Job,
     Options,
@@ -184,7 +184,7 @@ class Intake:
         return False
 
     def _reject(self, frame: Undecodable) -> None:
-        kind = getattr(frame.error, "kind", "") or frame.error.reason
+        kind = frame.error.kind if isinstance(frame.error, FrameError) else frame.error.reason.lower()
         self._undecodable[kind] += 1
         if self._first((frame.node_id, kind)):
             self.notices.append(Rejected(frame.error, frame.node_id, frame.sequence))

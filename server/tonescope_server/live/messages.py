@@ -117,7 +117,7 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The first frame of its node that was refused for this reason. Later ones are only counted."""
+    """The first frame of its node that was refused as one of its kind. Later ones are only counted."""
 
     error: TonescopeError
     node_id: int = 0

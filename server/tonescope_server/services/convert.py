@@ -117,7 +117,7 @@ def frame_of(message: csi_pb2.Frame, decoders: Mapping[str, Decoder], default_fo
         if kind == "raw":
             return _decoded(message, _decoder(decoders, message.format or default_format), sequence)
         if kind is None:
-            raise FrameError("frame: expected raw bytes, I/Q or amplitudes, got no payload")
+            raise FrameError("frame: expected raw bytes, I/Q or amplitudes, got no payload", "no_payload")
         values = _complex(array_of(message.iq, "frame I/Q")) if kind == "iq" else _amplitude(message.amplitude)
     except TonescopeError as error:
         return Undecodable(error, message.node_id, sequence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
 from collections.abc import Callable
@@ -220,8 +221,11 @@ def test_a_recording_of_other_packets_and_short_frames_names_the_kinds(refused: 
 def test_a_recording_too_short_for_one_window_says_what_it_takes(
     refused: Refused, recording: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "short.jsonl").write_text("\n".join(recording.read_text().splitlines()[:10]))
-    assert "expected a run of 20 frames of 64 tones" in refused("explain", tmp_path / "short.jsonl")
+    vitals = json.dumps({"type": "vitals", "node_id": 1})
+    (tmp_path / "short.jsonl").write_text("\n".join([*recording.read_text().splitlines()[:10], vitals]))
+    line = refused("explain", tmp_path / "short.jsonl")
+    assert "expected a run of 20 frames of 64 tones" in line
+    assert line.endswith("got none (skipped: 1 vitals)")
 
 
 def test_a_recording_of_another_length_says_what_was_skipped(refused: Refused, shared: Path) -> None:
@@ -278,4 +282,4 @@ def test_frames_of_the_wrong_magic_are_named_by_kind_and_the_stream_goes_on(tiny
     assert "vitals" in notices["WRONG_MAGIC"]
     assert "SHORT_FRAME" in notices
     assert stream.summary is not None
-    assert sum(stream.summary.frames_skipped.values()) == 3, stream.summary.frames_skipped
+    assert stream.summary.frames_skipped == {"vitals": 1, "short": 2}

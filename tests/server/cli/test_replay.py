@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_two_nodes_and_three_lengths_of_a_real_recording_stay_apart(run, shared:
         assert set(node["frames_of_other_lengths"]) == {"length_128", "length_192"}
         assert node["mean_null_tone_share"] < 0.01
     assert mixed["daemon"]["frames_skipped"] == {"length_128": 1134, "length_192": 48}
-    assert mixed["not_csi"]["1"] == {"vitals": 118, "feature": 118, "compressed": 2}
+    assert mixed["records_skipped"]["1"] == {"vitals": 118, "feature": 118, "compressed": 2}
     assert [node["windows_explained"] for node in plain["nodes"]] == [12]
     assert [n["windows_explained"] for n in pose["nodes"]] == [n["windows_explained"] for n in mixed["nodes"]]
     assert all(node["predictions"] == {} and len(node["mean_tones"]) == 56 for node in pose["nodes"])
@@ -95,6 +96,24 @@ def test_watch_prints_plain_lines_where_there_is_no_terminal(run, recording: Pat
     assert "|░░░░░░" in lines[0]
     assert lines[-1] == "70 windows explained, 0 dropped, 0 failed"
     assert "\x1b" not in ran.out
+
+
+@pytest.mark.parametrize("command", ["replay", "watch"])
+def test_what_no_window_was_made_of_is_said_by_kind(
+    run, recording: Path, address: str, tmp_path: Path, command: str
+) -> None:
+    lines = recording.read_text().splitlines()[:50]
+    vitals = json.dumps({"type": "vitals", "node_id": 1, "magic": "0xC5110002"})
+    longer = json.dumps({"type": "raw_csi", "node_id": 1, "iq_hex": "0102" * 192, "subcarriers": 192})
+    (tmp_path / "mixed.csi.jsonl").write_text("\n".join([*lines, vitals, vitals, "{", longer]))
+    ran = run(command, tmp_path / "mixed.csi.jsonl", "--server", address, "--as-fast-as-possible")
+    assert ran.code == 0
+    said = [line for line in ran.out.splitlines() if "records" in line or "skipped" in line]
+    if command == "watch":
+        assert said == ["records without a frame: 1 corrupt, 2 vitals", "frames skipped: 1 length_192"]
+    else:
+        assert said[:2] == ["node 1: records without a frame: 2 vitals", "node —: records without a frame: 1 corrupt"]
+        assert "50 of 51 frames used (skipped: 1 length_192)" in said[2]
 
 
 @pytest.mark.parametrize("command", ["replay", "watch"])

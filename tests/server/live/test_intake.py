@@ -14,6 +14,7 @@ from tonescope_server.errors import (
     ShapeError,
     ShortFrameError,
     TonescopeError,
+    UnknownFormatError,
     WrongMagicError,
 )
 from tonescope_server.live.intake import MAX_REPORTS, Intake, in_shape
@@ -56,12 +57,15 @@ def test_frames_of_another_length_are_skipped_counted_and_reported_once(make_int
 def test_undecodable_frames_are_counted_and_the_first_of_each_kind_is_reported(make_intake: Make) -> None:
     intake = make_intake()
     short = Undecodable(ShortFrameError("frame: expected 148 bytes, got 3"), node_id=1, sequence=7)
-    magic = Undecodable(WrongMagicError("frame: vitals, not CSI"), node_id=1)
-    intake.frames([short, short, magic], now=0.0)
+    vitals = Undecodable(WrongMagicError("frame: vitals, not CSI", "vitals"), node_id=1)
+    sync = Undecodable(WrongMagicError("frame: sync, not CSI", "sync"), node_id=1)
+    stranger = Undecodable(UnknownFormatError("frame format 'morse': unknown"), node_id=1)
+    intake.frames([short, short, vitals, sync, stranger, sync], now=0.0)
     summary = intake.summary()
-    assert summary.frames_received == 3
-    assert summary.frames_skipped == {"SHORT_FRAME": 2, "WRONG_MAGIC": 1}
-    assert intake.notices == [Rejected(short.error, 1, 7), Rejected(magic.error, 1, None)]
+    assert summary.frames_received == 6
+    assert summary.frames_skipped == {"short": 2, "vitals": 1, "sync": 2, "unknown_format": 1}
+    first = [(short, 7), (vitals, None), (sync, None), (stranger, None)]
+    assert intake.notices == [Rejected(each.error, 1, sequence) for each, sequence in first]
 
 
 def test_reports_are_bounded_however_many_nodes_are_invented(make_intake: Make) -> None:
@@ -69,7 +73,7 @@ def test_reports_are_bounded_however_many_nodes_are_invented(make_intake: Make) 
     error = ShortFrameError("short")
     intake.frames([Undecodable(error, node_id=n) for n in range(3 * MAX_REPORTS)], now=0.0)
     assert len(intake.notices) == MAX_REPORTS
-    assert intake.summary().frames_skipped["SHORT_FRAME"] == 3 * MAX_REPORTS
+    assert intake.summary().frames_skipped["short"] == 3 * MAX_REPORTS
 
 
 def test_gaps_duplicates_and_reordered_frames_follow_the_rules_and_are_reported(

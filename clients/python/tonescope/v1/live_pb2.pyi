@@ -119,7 +119,7 @@ class LiveResponse(_message.Message):
 
     @_builtins.property
     def rejected(self) -> Global___Rejected:
-        """A frame that could not be used: the first of its node and reason; further ones are only counted."""
+        """A frame that could not be read: the first of its node and kind; further ones are only counted."""
 
     @_builtins.property
     def summary(self) -> Global___Summary:
@@ -541,7 +541,15 @@ class Summary(_message.Message):
     """Duplicate frames."""
     @_builtins.property
     def frames_skipped(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Frames not used, by reason: "length_192", "duplicate", "vitals", "SHORT_FRAME", …"""
+        """Frames not used, by kind, in lower-case words; a kind that is not there did not occur. The words are:
+          packets that are not CSI: "vitals", "feature", "fused_vitals", "compressed", "feature_state", "adr018_0007",
+            "sync", "mesh", "unknown_magic" for any other, and "not_csi", "other_type", "no_type" for lines of text formats;
+          packets that cannot be read: "short" (fewer bytes than announced), "corrupt", "non_finite", "no_payload",
+            "unknown_format", and "wrong_shape", "wrong_dtype" or "wrong_byte_length" for tensors;
+          sound frames that no window takes: "length_192" (of that many tones), "non_finite", "duplicate", "reordered",
+            "too_many_streams".
+        A decoder that is a plugin may have words of its own.
+        """
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ class Decoder(Protocol):
         Raises:
             WrongMagicError: a packet of another kind; the message names the kind where it is known.
             ShortFrameError: fewer bytes or values than the packet announces.
-            FrameError: anything else that is wrong with it.
+            FrameError: anything else that is wrong with it; its ``kind`` is what it is counted under.
         """
         ...
 

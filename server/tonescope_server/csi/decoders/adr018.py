@@ -23,6 +23,7 @@ from tonescope_server.marker import hookimpl
 NAME = "adr018"
 CSI_MAGIC = 0xC511_0001
 CSI_KIND = "csi"
+UNKNOWN_KIND = "unknown_magic"
 HEADER_BYTES = 20
 
 # Kind and size in bytes of everything else on the port; None where the size varies or is not documented.
@@ -45,10 +46,10 @@ _FLAG_40_MHZ, _FLAG_STBC, _FLAG_LDPC, _FLAG_SYNCED = 1, 2, 4, 16
 
 
 def kind_of_magic(magic: int) -> str:
-    """Name the packet kind of a magic number: ``"csi"``, ``"vitals"``, …, or ``"unknown"``."""
+    """Name the packet kind of a magic number: ``"csi"``, ``"vitals"``, …, or ``"unknown_magic"``."""
     if magic == CSI_MAGIC:
         return CSI_KIND
-    kind, _ = OTHER_PACKETS.get(magic, ("unknown", None))
+    kind, _ = OTHER_PACKETS.get(magic, (UNKNOWN_KIND, None))
     return kind
 
 
@@ -158,10 +159,11 @@ def _check_magic(data: bytes) -> None:
     magic = int.from_bytes(data[:4], "little")
     if magic == CSI_MAGIC:
         return
-    kind, size = OTHER_PACKETS.get(magic, ("unknown", None))
+    kind, size = OTHER_PACKETS.get(magic, (UNKNOWN_KIND, None))
     oddity = f" of {len(data)} bytes where {size} are usual" if size not in (None, len(data)) else ""
+    what = "an unknown packet" if kind == UNKNOWN_KIND else kind
     raise WrongMagicError(
-        f"ADR-018 packet: expected CSI (magic 0x{CSI_MAGIC:08X}), got {kind} (magic 0x{magic:08X}){oddity}"
+        f"ADR-018 packet: expected CSI (magic 0x{CSI_MAGIC:08X}), got {what} (magic 0x{magic:08X}){oddity}", kind
     )
 
 
@@ -182,7 +184,7 @@ class Adr018Decoder:
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """Say whether the file starts with a packet known on the port."""
-        return packet_kind(head) not in ("unknown", "short")
+        return packet_kind(head) not in (UNKNOWN_KIND, "short")
 
     def read(self, path: Path) -> Iterator[Frame | Skipped]:
         """Read packets that lie back to back.
@@ -200,12 +202,8 @@ class Adr018Decoder:
             at += size
             try:
                 yield decode(packet)
-            except WrongMagicError as error:
-                yield Skipped(packet_kind(packet), str(error))
-            except ShortFrameError as error:
-                yield Skipped("short", str(error))
             except FrameError as error:
-                yield Skipped("corrupt", str(error))
+                yield Skipped(error.kind, str(error))
 
 
 def _packet_bytes(data: bytes, at: int) -> int | None:

@@ -87,10 +87,8 @@ class _CsvForm:
                     else:
                         yield clock.unwrapped(frame)
                     previous = frame
-                except ShortFrameError as error:
-                    yield Skipped("short", f"{where}: {error}")
                 except FrameError as error:
-                    yield Skipped("corrupt", f"{where}: {error}")
+                    yield Skipped(error.kind, f"{where}: {error}")
 
     def _decode(self, data: bytes, columns: Sequence[str] | None) -> Frame:
         fields, numbers = _split(data, self._separator, columns, self._forms)
@@ -241,8 +239,10 @@ def _split(
         raise FrameError("CSI line: expected ASCII text, got other bytes") from error
     before, opened, rest = text.partition("[")
     inside, closed, _ = rest.partition("]")
-    if not before.startswith("CSI_DATA,") or not opened:
-        raise FrameError("CSI line: expected CSI_DATA, fields and a list in brackets, got another line")
+    if not before.startswith("CSI_DATA,"):
+        raise FrameError("CSI line: expected CSI_DATA, fields and a list in brackets, got another line", "not_csi")
+    if not opened:
+        raise FrameError("CSI line: expected CSI_DATA, fields and a list in brackets, got no list")
     if not closed:
         raise ShortFrameError("CSI line: expected a list that ends in ']', got a line cut short")
     words = [word.strip() for word in before.rstrip(' ,"').split(",")]

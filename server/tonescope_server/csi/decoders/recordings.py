@@ -22,7 +22,7 @@ from tonescope_server.csi.decoders._lines import numbered_lines
 from tonescope_server.csi.decoders.adr018 import CSI_MAGIC, OTHER_PACKETS, channel_values, kind_of_magic
 from tonescope_server.csi.frames import Frame, Skipped
 from tonescope_server.csi.tones import tone_layouts, tone_table
-from tonescope_server.errors import FrameError, NonFiniteError, RecordingError, ShortFrameError
+from tonescope_server.errors import FrameError, RecordingError, ShortFrameError
 from tonescope_server.marker import hookimpl
 from tonescope_server.types import FloatArray
 
@@ -31,14 +31,6 @@ _Record = Mapping[str, Any]
 _LARGEST = float(np.finfo(np.float32).max)
 _OTHER_KINDS = frozenset(kind for kind, _ in OTHER_PACKETS.values())
 _ORDER_SAMPLE = 64  # windows whose zeros are looked at
-
-
-class _OtherRecordError(FrameError):
-    """A sound record that is not CSI."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__(f"record: expected CSI, got {kind}")
-        self.kind = kind
 
 
 class RuviewJsonLinesDecoder:
@@ -54,10 +46,7 @@ class RuviewJsonLinesDecoder:
             ShortFrameError: fewer bytes than ``subcarriers`` announces.
             FrameError: not a CSI record (named by kind), damaged, or with NaN or infinity.
         """
-        try:
-            return _frame(_parsed(data), self.name)
-        except NonFiniteError as error:
-            raise FrameError(str(error)) from error
+        return _frame(_parsed(data), self.name)
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """Say whether one of the first lines is a record of this format."""
@@ -71,14 +60,8 @@ class RuviewJsonLinesDecoder:
                 record = _parsed(line)
                 node_id = _optional_int(record.get("node_id"))
                 yield _frame(record, self.name)
-            except _OtherRecordError as error:
-                yield Skipped(error.kind, f"{path.name}:{number}: {error}", node_id)
-            except NonFiniteError as error:
-                yield Skipped("non_finite", f"{path.name}:{number}: {error}", node_id)
-            except ShortFrameError as error:
-                yield Skipped("short", f"{path.name}:{number}: {error}", node_id)
             except FrameError as error:
-                yield Skipped("corrupt", f"{path.name}:{number}: {error}", node_id)
+                yield Skipped(error.kind, f"{path.name}:{number}: {error}", node_id)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,12 +106,8 @@ def read_paired(path: Path, n_tones: int | None = None) -> Iterator[PairedWindow
         try:
             record = _parsed(line) if isinstance(line, bytes | None) else line
             window = _paired_window(record, number)
-        except NonFiniteError as error:
-            yield Skipped("non_finite", f"{where}: {error}")
-        except ShortFrameError as error:
-            yield Skipped("short", f"{where}: {error}")
         except FrameError as error:
-            yield Skipped("corrupt", f"{where}: {error}")
+            yield Skipped(error.kind, f"{where}: {error}")
         else:
             _check_shape(window, n_tones, where)
             yield window
@@ -221,7 +200,7 @@ def _frame(record: _Record, format: str) -> Frame:
     """Turn a record into a frame."""
     kind = _kind(record)
     if kind != "csi":
-        raise _OtherRecordError(kind)
+        raise FrameError(f"record: expected CSI, got {kind}", kind)
     raw = "iq_hex" in record
     values: npt.NDArray[Any] = _iq(record) if raw else _amplitudes(record["subcarriers"], "subcarriers")
     header = {name: record[name] for name in ("features",) if name in record}
@@ -274,15 +253,15 @@ def _amplitudes(numbers: Any, name: str) -> FloatArray:
     """Turn a list into float32 amplitudes.
 
     Raises:
-        NonFiniteError: NaN or infinity, or a number too large for float32.
-        FrameError: not a flat list of numbers.
+        FrameError: not a flat list of numbers, or (of the kind "non_finite") NaN, infinity or a number too large
+            for float32 among them.
     """
     if not isinstance(numbers, list) or not numbers:
         raise FrameError(f"record: expected a list of numbers in {name!r}, got something else")
     if any(type(number) not in (int, float) for number in numbers):
         raise FrameError(f"record: expected only numbers in {name!r}, got something else")
     if not all(abs(number) < _LARGEST for number in numbers):  # false for NaN, too
-        raise NonFiniteError(f"record: expected finite numbers in {name!r}, got NaN or infinity")
+        raise FrameError(f"record: expected finite numbers in {name!r}, got NaN or infinity", "non_finite")
     return np.array(numbers, dtype=np.float32)
 
 

@@ -81,7 +81,7 @@ def test_other_packets_of_an_odd_size_are_said_to_be_odd():
 
 
 def test_an_unknown_magic_is_refused_as_unknown():
-    with pytest.raises(WrongMagicError, match=r"got unknown \(magic 0xDEADBEEF\)"):
+    with pytest.raises(WrongMagicError, match=r"got an unknown packet \(magic 0xDEADBEEF\)"):
         decoder.decode(struct.pack("<I", 0xDEADBEEF) + bytes(200))
 
 

@@ -87,7 +87,7 @@ def test_levels_that_no_receiver_can_see_are_not_known():
         ({"type": "feature", "node_id": 2, "features": []}, "feature"),
         ({"node_id": 2, "magic": "0xC5110005", "size": 104}, "compressed"),
         ({"node_id": 2, "magic": "0xC511A110"}, "sync"),
-        ({"node_id": 2, "magic": "0x12345678"}, "unknown"),
+        ({"node_id": 2, "magic": "0x12345678"}, "unknown_magic"),
         ({"node_id": 2}, "no_type"),
         ({"node_id": 2, "type": "weather"}, "other_type"),
     ],
