@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tonescope_server.engine.explainer import Explainer
-from tonescope_server.errors import DeadlineError, ProtocolError, TonescopeError
+from tonescope_server.errors import DeadlineError, FrameError, ProtocolError, TonescopeError
 from tonescope_server.live import batch
 from tonescope_server.live.batch import MAX_BATCH, Patience, Runner, explain_all
 from tonescope_server.live.buffer import WindowBuffer
@@ -22,7 +22,9 @@ from tonescope_server.live.messages import (
     Notice,
     Overload,
     ReceivedWindow,
+    Rejected,
     Summary,
+    Undecodable,
 )
 from tonescope_server.live.session import Drain, Session, Totals
 from tonescope_server.types import Attribution
@@ -163,6 +165,35 @@ def test_draining_is_said_what_was_received_is_answered_and_the_stream_ends(
     run(explainer, client, drain=drain)
     assert len(client.answers) == 5
     assert client.notices(Draining) == [Draining(7)]
+    assert isinstance(client.heard[-1], Summary)
+
+
+def test_what_is_refused_while_the_last_notice_is_being_sent_is_said_before_the_summary(
+    explainer: Explainer, make_intake: Make
+) -> None:
+    client = Client(make_intake(), [])
+    refused = [Undecodable(FrameError("not CSI", kind)) for kind in ("vitals", "sync", "mesh")]
+    first, coming = refused[0], iter(refused)
+    first_is_being_sent, all_is_read = asyncio.Event(), asyncio.Event()
+
+    async def receive() -> list[Job] | None:
+        frame = next(coming, None)
+        if frame is not first:
+            await first_is_being_sent.wait()
+        if frame is None:
+            all_is_read.set()
+            return None
+        return client._intake.frames([frame], now=0.0)
+
+    async def send(what: Sequence[Answer] | Notice) -> None:
+        client.heard.append(what)  # type: ignore[arg-type]
+        if what == Rejected(first.error):
+            first_is_being_sent.set()
+            await all_is_read.wait()
+
+    client.receive, client.send = receive, send  # type: ignore[method-assign]
+    run(explainer, client)
+    assert client.heard[:-1] == [Rejected(each.error) for each in refused]
     assert isinstance(client.heard[-1], Summary)
 
 
