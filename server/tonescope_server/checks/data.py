@@ -1,0 +1,109 @@
+"""All checks of data in turn, over a recording or over windows.
+
+Each check sees the data with what the checks before it found put right, so that one fault is told once, as itself,
+and not again as everything that follows from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from tonescope_server.checks import frames, gain, layout, normalisation
+from tonescope_server.checks.finding import Finding, Severity
+from tonescope_server.checks.series import Declared, Series
+from tonescope_server.csi.cells import FEATURE
+from tonescope_server.csi.windows import accepted_lengths
+
+SKIPPED_LENGTHS = "SKIPPED_LENGTHS"
+MOST_SKIPPED = 0.5  # of the frames: mixed lengths are usual, a majority that cannot be used is not
+
+
+def check_recording(all_series: Sequence[Series], declared: Declared, lengths: Sequence[int] = ()) -> list[Finding]:
+    """Check the frames of a recording.
+
+    Args:
+        all_series: see ``series_of``.
+        declared: what the manifest says.
+        lengths: frame lengths that windows take; empty means those of the tone layout.
+
+    Returns:
+        What was found, the same finding once for each node.
+    """
+    table = declared.cells.table
+    taken = set(lengths or accepted_lengths(table))
+    usable = [s for s in all_series if s.amplitude.shape[1] in taken]
+    headed = [s for s in all_series if s.amplitude.shape[1] - len(table) in layout.HEADER_ROWS]
+    found: list[Finding] = []
+    for series in [*usable, *headed]:
+        found += _check_series(series, declared)
+    found += frames.check_nodes(usable or all_series, declared)
+    explained = {id(s) for s in (*usable, *headed)}
+    found += _check_lengths([s for s in all_series if id(s) not in explained], all_series, taken)
+    return _once(found)
+
+
+def check_windows(cells: npt.NDArray[np.float32], declared: Declared, *, normalised: bool = True) -> list[Finding]:
+    """Check ready-made windows.
+
+    Args:
+        cells: ``[n_windows, *shape]``.
+        declared: what the manifest says.
+        normalised: whether the windows are said to be what the model takes; else they are raw amplitudes.
+    """
+    if declared.cells.cell_order == FEATURE and declared.cells.n_frames == 1:
+        return []
+    found, reading = layout.check_cells(cells, declared.cells)
+    series = reading.series(cells.reshape(len(cells), -1))
+    copies, series = frames.check_duplicates(series)
+    found += copies + _check_named(series, declared, raw=not normalised)
+    return _once(found)
+
+
+def _check_series(series: Series, declared: Declared) -> list[Finding]:
+    table = declared.cells.table
+    if series.amplitude.shape[1] in accepted_lengths(table):
+        series = replace(series, amplitude=series.amplitude[:, : len(table)], rows=series.rows[: len(table)])
+    found, series = frames.check_duplicates(series)
+    found += frames.check_rate(series, declared)
+    mixed, series = frames.check_fields(series, table)
+    read, series = layout.check_frames(series, declared.cells)
+    found += mixed + read
+    if series.amplitude.shape[1] > len(table):
+        return found
+    return found + _check_named(series, declared, raw=True)
+
+
+def _check_named(series: Series, declared: Declared, *, raw: bool) -> list[Finding]:
+    """Check frames whose rows are known to be tones."""
+    null = declared.cells.table.null_mask
+    found = frames.check_rows(series, null)
+    if raw:
+        steps, series = gain.check_gain(series, null)
+        # At a gain that changes, no level is the training's: the steps are what is wrong, and not the statistics.
+        return found + (steps or normalisation.check_frames(series, declared))
+    return found + normalisation.check_windows(series, declared)
+
+
+def _check_lengths(unused: Sequence[Series], all_series: Sequence[Series], taken: Iterable[int]) -> list[Finding]:
+    """Tell that most frames cannot be used."""
+    total = sum(map(len, all_series))
+    lost = sum(map(len, unused))
+    if not total or lost <= MOST_SKIPPED * total:
+        return []
+    lengths = ", ".join(f"{n}" for n in sorted({s.amplitude.shape[1] for s in unused}))
+    wanted = ", ".join(map(str, sorted(taken)))
+    message = f"{lost} of {total} frames have {lengths} tones; windows take {wanted}"
+    remedy = "state tones.layout (and window.frame_lengths) for the frames that the radio sends, or another model"
+    return [Finding(SKIPPED_LENGTHS, Severity.WARNING, message, remedy, {"skipped_share": lost / total})]
+
+
+def _once(found: Sequence[Finding]) -> list[Finding]:
+    """Keep the first finding of each code and node."""
+    first: dict[tuple[str, int | None], Finding] = {}
+    for finding in found:
+        first.setdefault((finding.code, finding.node_id), finding)
+    return list(first.values())

@@ -1,0 +1,321 @@
+"""The zero signature: which cells never carry signal, and under which reading of the cells that makes sense.
+
+A *reading* says which tone each flat cell is. The declared one is tried first; where the zeros contradict it, the
+others are tried from the most plausible on, and those that fit are named. Nothing is ever guessed: where several fit,
+all are named; where none fits, that is said.
+
+The nulls of a tone layout are exactly zero in a raw window, and constant in a normalised one; a tone that carries
+signal is neither, in a handful of frames already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from tonescope_server.checks.finding import Finding, Severity
+from tonescope_server.checks.series import Series
+from tonescope_server.csi.cells import CELL_ORDERS, FEATURE, FRAME_TONE, TONE_FRAME, CellMap
+from tonescope_server.csi.tones import ToneTable, certain_nulls, layouts_of_length, tone_table
+from tonescope_server.csi.windows import StreamKey
+from tonescope_server.types import BoolArray, FloatArray, IntArray
+
+LAYOUT_MISMATCH = "LAYOUT_MISMATCH"
+FRAME_MAJOR = "FRAME_MAJOR"
+TONE_MAJOR = "TONE_MAJOR"
+TONES_ROLLED = "TONES_ROLLED"
+HEADER_AS_TONES = "HEADER_AS_TONES"
+TRANSPOSED = "TRANSPOSED"
+CONSTANT_ROWS = "CONSTANT_ROWS"
+
+MOST_ROLLED = 4  # rows
+HEADER_ROWS = (6, 4)  # pseudo-tones: twelve bytes left of an ADR-018 header of which eight were read; or eight
+FEWEST_WINDOWS = 8  # cells: below that, a live int8 tone may well stay the same by chance
+FEWEST_FRAMES = 16
+MOST_DEAD = 1 / 8  # of the live rows: more that are constant is another layout, not a dead tone or two
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read the flat cells of a window.
+
+    Attributes:
+        cell_order: as in the manifest.
+        layout: id of the tone layout.
+        n_tones: rows of a frame.
+        n_frames: frames of a window.
+        rolled: by how many rows the tones are rolled, circularly: row r holds tone r − rolled.
+        header_rows: rows at the start of each frame that hold header bytes; the tones follow, and the last are lost.
+    """
+
+    cell_order: str
+    layout: str
+    n_tones: int
+    n_frames: int
+    rolled: int = 0
+    header_rows: int = 0
+
+    @cached_property
+    def table(self) -> ToneTable:
+        """The tone table of the layout."""
+        return tone_table(self.layout, self.n_tones)
+
+    @cached_property
+    def tone_of_row(self) -> IntArray:
+        """The tone of each row of a frame, int64 ``[n_tones]``; −1 for header bytes."""
+        rows = np.arange(self.n_tones)
+        if self.header_rows:
+            return np.maximum(rows - self.header_rows, -1)
+        return (rows - self.rolled) % self.n_tones
+
+    def frames(self, cells: npt.NDArray[np.float32]) -> FloatArray:
+        """Unfold flat cells: ``[n, n_cells]`` → ``[n, n_frames, n_tones]``, rows as they lie."""
+        if self.cell_order == FRAME_TONE:
+            return cells.reshape(len(cells), self.n_frames, self.n_tones)
+        return cells.reshape(len(cells), self.n_tones, self.n_frames).transpose(0, 2, 1)
+
+    def series(self, cells: npt.NDArray[np.float32], key: StreamKey = (0, "", 0)) -> Series:
+        """Lay windows end to end, columns that are no tone left out."""
+        frames = self.frames(cells)
+        follows = np.tile(np.arange(self.n_frames) > 0, len(cells))
+        whole = Series(frames.reshape(-1, self.n_tones), np.arange(self.n_tones), follows, key)
+        return self.corrected(whole)
+
+    def corrected(self, series: Series) -> Series:
+        """Give a series of raw rows the tones that this reading says they are."""
+        tones = self.tone_of_row
+        known = tones >= 0
+        return replace(series, amplitude=series.amplitude[:, known], rows=tones[known])
+
+    def differs(self, other: Reading) -> list[str]:
+        """Say in words how this reading differs from another."""
+        words = []
+        if self.cell_order != other.cell_order:
+            words.append(f'input.cell_order = "{self.cell_order}"')
+        if self.layout != other.layout:
+            words.append(f'tones.layout = "{self.layout}"')
+        if self.rolled:
+            words.append(f"tones rolled by {self.rolled:+d} rows")
+        if self.header_rows:
+            words.append(f"{self.header_rows} rows of header bytes before the tones")
+        return words
+
+
+def declared_reading(cells: CellMap) -> Reading:
+    """Return the reading that a model declares."""
+    return Reading(cells.cell_order, cells.table.id, cells.n_tones, cells.n_frames)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Which cells never carried signal.
+
+    Shapes:
+        dead: bool ``[n_cells]``: zero throughout; or, where nothing is zero throughout, constant throughout.
+        stuck: bool ``[n_cells]``: constant throughout at another value, where dead cells are zero.
+    """
+
+    dead: BoolArray
+    stuck: BoolArray
+
+    @classmethod
+    def of(cls, cells: npt.NDArray[np.float32]) -> Signature:
+        """Measure it: ``[n, n_cells]``."""
+        constant = cells.max(axis=0) == cells.min(axis=0)
+        zero = constant & (cells[0] == 0)
+        return cls(zero, constant & ~zero) if zero.any() else cls(constant, np.zeros_like(constant))
+
+    def fits(self, reading: Reading) -> bool:
+        """Say whether a reading explains every dead cell, and every null that is certain is dead."""
+        if not reading.table.knows_nulls:
+            return False
+        null, certain, header = _expected(reading)
+        wrong = (self.dead & ~null) | (certain & ~(self.dead | self.stuck)) | (self.stuck & ~null)
+        return not (wrong & ~header).any()
+
+
+def check_cells(cells: npt.NDArray[np.float32], declared: CellMap) -> tuple[list[Finding], Reading]:
+    """Compare the zero signature of windows with the declared layout.
+
+    Shapes:
+        cells: ``[n_windows, *shape]``, raw or normalised.
+
+    Returns:
+        What was found, and the reading to go on with: the one that fits, else the declared one.
+    """
+    found, shaped = _check_shape(cells, declared)
+    reading = declared_reading(declared)
+    if len(cells) < FEWEST_WINDOWS or not declared.table.knows_nulls:
+        return found, reading
+    signature = Signature.of(shaped)
+    if found:
+        # Read along the other axis the buffer is frame-major: its zeros say the same thing again.
+        return found, replace(reading, cell_order=_other(reading.cell_order))
+    return _judge(signature, reading, _orders(reading))
+
+
+def check_frames(series: Series, declared: CellMap) -> tuple[list[Finding], Series]:
+    """Compare the zero signature of one stream's frames with the declared tone layout.
+
+    Returns:
+        What was found, and the series with its rows named by the reading that fits.
+    """
+    table, n_rows = declared.table, series.amplitude.shape[1]
+    if len(series) < FEWEST_FRAMES or not table.knows_nulls or n_rows < len(table):
+        return [], series
+    reading = Reading(FRAME_TONE, table.id, len(table), 1)
+    extra = n_rows - len(table)
+    if extra in HEADER_ROWS and not Signature.of(series.amplitude[:, : len(table)]).fits(reading):
+        whole = Signature.of(series.amplitude[:, extra:])
+        if whole.fits(reading):
+            return [_header(extra, n_rows, series.node_id)], replace(
+                series, amplitude=series.amplitude[:, extra:], rows=np.arange(len(table))
+            )
+    cut = replace(series, amplitude=series.amplitude[:, : len(table)], rows=series.rows[: len(table)])
+    found, fitting = _judge(Signature.of(cut.amplitude), reading, (FRAME_TONE,))
+    named = [replace(finding, node_id=series.node_id) for finding in found]
+    return named, fitting.corrected(cut)
+
+
+def _expected(reading: Reading) -> tuple[BoolArray, BoolArray, BoolArray]:
+    """Return which flat cells are null, certainly so, and header bytes, under a reading."""
+    tones = reading.tone_of_row
+    is_header = tones < 0
+    null = reading.table.null_mask[tones] & ~is_header
+    certain = certain_nulls(reading.table)[tones] & ~is_header
+
+    def flat(rows: BoolArray) -> BoolArray:
+        if reading.cell_order == FRAME_TONE:
+            return np.tile(rows, reading.n_frames)
+        return np.repeat(rows, reading.n_frames)
+
+    return flat(null), flat(certain), flat(is_header)
+
+
+def _check_shape(cells: npt.NDArray[np.float32], declared: CellMap) -> tuple[list[Finding], npt.NDArray[np.float32]]:
+    """Tell arrays whose axes are the other way round; return the cells flat, in the order they lie in."""
+    shape, flat = cells.shape[1:], cells.reshape(len(cells), -1)
+    squeezed = tuple(size for size in shape if size != 1)
+    wanted = tuple(size for size in declared.shape if size != 1)
+    if squeezed == wanted or len(squeezed) < 2 or squeezed != wanted[::-1]:
+        return [], flat
+    message = f"windows come as {shape} where the model takes {declared.shape}: the axes are the other way round"
+    remedy = "swap the axes of the windows (numpy: x.swapaxes(-1, -2)); reshaping would scramble frames and tones"
+    return [Finding(TRANSPOSED, Severity.FAULT, message, remedy)], flat
+
+
+def _other(cell_order: str) -> str:
+    return FRAME_TONE if cell_order == TONE_FRAME else TONE_FRAME
+
+
+def _orders(reading: Reading) -> tuple[str, ...]:
+    if reading.n_frames == 1:
+        return (reading.cell_order,)
+    return (reading.cell_order, *(o for o in CELL_ORDERS if o not in (reading.cell_order, FEATURE)))
+
+
+def _tiers(declared: Reading, orders: tuple[str, ...]) -> Iterator[list[Reading]]:
+    """Yield readings to try, those of one tier equally plausible, from the most plausible on."""
+    layouts = [table.id for table in layouts_of_length(declared.n_tones) if certain_nulls(table).any()]
+    others = [layout for layout in layouts if layout != declared.layout]
+    rolls = [roll for size in range(1, MOST_ROLLED + 1) for roll in (size, -size)]
+    for order in orders[1:]:
+        yield [replace(declared, cell_order=order)]
+    for order in orders:
+        yield [replace(declared, cell_order=order, layout=layout) for layout in others]
+    for order in orders:
+        yield from ([replace(declared, cell_order=order, rolled=roll)] for roll in rolls)
+    for order in orders:
+        yield from ([replace(declared, cell_order=order, header_rows=rows)] for rows in HEADER_ROWS)
+
+
+def _judge(signature: Signature, declared: Reading, orders: tuple[str, ...]) -> tuple[list[Finding], Reading]:
+    if signature.fits(declared):
+        return [], declared
+    for tier in _tiers(declared, orders):
+        fitting = [reading for reading in tier if signature.fits(reading)]
+        if fitting:
+            return [_mismatch(signature, declared, fitting)], fitting[0]
+    if (dead := _few_dead_rows(signature, declared)) is not None:
+        return [dead], declared
+    return [_unexplained(signature, declared)], declared
+
+
+def _mismatch(signature: Signature, declared: Reading, fitting: list[Reading]) -> Finding:
+    best = fitting[0]
+    seen = _seen(signature, declared)
+    if best.header_rows:
+        return _header(best.header_rows, declared.n_tones, None)
+    if best.rolled:
+        remedy = f"roll the rows back by {-best.rolled:+d} where frames are read"
+        message = f"{seen}: they fit when the tones are rolled by {best.rolled:+d} rows"
+        return Finding(TONES_ROLLED, Severity.FAULT, message, remedy, {"rolled_rows": float(best.rolled)})
+    if best.cell_order != declared.cell_order:
+        return _other_order(seen, declared, fitting)
+    names = " or ".join(f'"{reading.layout}"' for reading in fitting)
+    message = f'{seen}: they are the nulls of {names}, not of the declared "{declared.layout}"'
+    return Finding(LAYOUT_MISMATCH, Severity.FAULT, message, f"tones.layout = {names}")
+
+
+def _other_order(seen: str, declared: Reading, fitting: list[Reading]) -> Finding:
+    best = fitting[0]
+    period = declared.n_tones if best.cell_order == FRAME_TONE else declared.n_frames
+    major = "frame-major" if best.cell_order == FRAME_TONE else "tone-major"
+    message = (
+        f"{seen}, and repeat every {period} cells: the windows are {major}, so the declared rows are pieces of "
+        "frames and not tones"
+        if best.cell_order == FRAME_TONE
+        else f"{seen}, and come in runs of {period} cells: the windows are {major}"
+    )
+    code = FRAME_MAJOR if best.cell_order == FRAME_TONE else TONE_MAJOR
+    remedy = " and ".join(best.differs(declared))
+    return Finding(code, Severity.FAULT, message, remedy)
+
+
+def _header(rows: int, n_rows: int, node_id: int | None) -> Finding:
+    message = f"the first {rows} of {n_rows} rows are header bytes, not tones: the zeros fit once they are left out"
+    remedy = f"skip {2 * rows} more bytes of each packet before its I/Q pairs"
+    return Finding(HEADER_AS_TONES, Severity.FAULT, message, remedy, {"header_rows": float(rows)}, node_id)
+
+
+def _few_dead_rows(signature: Signature, declared: Reading) -> Finding | None:
+    """Tell a tone or two that stand still from a layout that is wrong."""
+    null, certain, _ = _expected(declared)
+    still = signature.dead | signature.stuck
+    if (certain & ~still).any():
+        return None
+    rows = _whole_rows(still & ~null, declared)
+    if not rows or len(rows) > MOST_DEAD * declared.n_tones or (still & ~null).sum() != len(rows) * declared.n_frames:
+        return None
+    listed = ", ".join(map(str, rows))
+    message = (
+        f"row {listed} never changes although its tone carries signal"
+        if len(rows) == 1
+        else (f"rows {listed} never change although their tones carry signal")
+    )
+    remedy = "look at what reads the frames: a tone of a real channel is never constant"
+    return Finding(CONSTANT_ROWS, Severity.FAULT, message, remedy, {"constant_rows": float(len(rows))})
+
+
+def _unexplained(signature: Signature, declared: Reading) -> Finding:
+    message = f'{_seen(signature, declared)}: neither the declared "{declared.layout}" nor any known layout fits'
+    return Finding(LAYOUT_MISMATCH, Severity.FAULT, message, 'tones.layout = "" (not known), until it is known')
+
+
+def _seen(signature: Signature, declared: Reading) -> str:
+    null, certain, _ = _expected(declared)
+    still = signature.dead | signature.stuck
+    alive, dead = int((certain & ~still).sum()), int((still & ~null).sum())
+    return (
+        f"{alive} of the {int(certain.sum())} cells that should be null carry signal, and {dead} of the "
+        f"{int((~null).sum())} others carry none"
+    )
+
+
+def _whole_rows(cells: BoolArray, reading: Reading) -> list[int]:
+    frames = reading.frames(cells[None].astype(np.float32))[0]
+    return np.flatnonzero((frames > 0).all(axis=0)).tolist()
