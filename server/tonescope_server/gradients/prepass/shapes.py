@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import ShapeInferencePass
 
 from tonescope_server.gradients.context import constant_of
-from tonescope_server.gradients.prepass._graph import input_of
+from tonescope_server.gradients.prepass._graph import evaluated, input_of
+from tonescope_server.gradients.prepass.branches import fold_branches
+from tonescope_server.gradients.prepass.scopes import separate_scopes
 from tonescope_server.gradients.rule_set import operator_name
 
 MOST_FOLDED = 64  # elements: shapes, not tables
 _KEEPS_SHAPE = frozenset({"GroupNormalization", "MeanVarianceNormalization", "RMSNormalization"})
+_MADE_UP = "unk__"  # how the names begin that ONNX's inference makes up
+_BROADCASTS = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Where", "MatMul"})
 _OF_INTEGERS = {"Add", "Sub", "Mul", "Mod", "Reshape", "Concat", "Squeeze", "Unsqueeze", "Slice", "Gather"}
 
 
 def infer_shapes(model: ir.Model) -> ir.Model:
     """Infer the shape and type of every value of ``model``, in place, and return it."""
+    separate_scopes(model)
+    _infer(model)
+    while fold_branches(model):
+        _infer(model)
+    _recognise_sizes(model.graph)
+    return model
+
+
+def _infer(model: ir.Model) -> None:
     infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     _fold_integers(model)
     infer(model)
     while _fill_same_shapes(model.graph):
         infer(model)
-    _recognise_sizes(model.graph)
-    return model
 
 
 def _fold_integers(model: ir.Model) -> None:
@@ -47,7 +55,7 @@ def _fold_integers(model: ir.Model) -> None:
         if node.op_type == "Constant":
             found = constant_of(node)
         elif operator_name(node) in _OF_INTEGERS and all(v in known for v in node.inputs if v is not None):
-            found = _evaluate(model, node, known)
+            found = evaluated(model, node, known)
         else:
             continue
         if found is None or found.dtype.kind not in "iu" or found.size > MOST_FOLDED:
@@ -64,37 +72,21 @@ def _small(value: ir.Value) -> bool:
     return tensor is not None and tensor.dtype.is_integer() and tensor.size <= MOST_FOLDED
 
 
-def _evaluate(model: ir.Model, node: ir.Node, known: Mapping[Any, Any]) -> Any:
-    """Return the first result of one node by ONNX's own reference implementation."""
-    operands = dict.fromkeys(v for v in node.inputs if v is not None)
-    names = {v: f"i{k}" for k, v in enumerate(operands)}
-    proto = ir.to_proto(node)
-    del proto.input[:], proto.output[:]
-    proto.input.extend("" if v is None else names[v] for v in node.inputs)
-    proto.output.append("y")
-    inputs = [
-        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(known[v].dtype), known[v].shape)
-        for v, name in names.items()
-    ]
-    graph = onnx.helper.make_graph([proto], "one", inputs, [onnx.ValueInfoProto(name="y")])
-    opset = onnx.helper.make_opsetid("", model.opset_imports.get("", 18))
-    evaluator: Any = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=[opset]))
-    return np.asarray(evaluator.run(None, {name: known[v] for v, name in names.items()})[0])
-
-
 def _recognise_sizes(graph: ir.Graph) -> None:
-    """Call the −1 of a Reshape what it is, where all else says that it is an axis that came in.
+    """Call sizes that inference made up names for what they are, where all else says that it is an axis that came in.
 
-    ONNX's inference makes up a new name for each, so that two values of one batch seem to have two sizes, and every
-    operator that might broadcast would have to find out at run time.
+    ONNX's inference makes up a new name for the −1 of a Reshape, and for whatever two differently named sizes
+    broadcast to, so that two values of one batch seem to have two sizes, and every operator that might broadcast would
+    have to find out at run time.
     """
-    sizes: dict[str, str] = {}
+    sizes: dict[str, int | str] = {}
     for node in graph:
-        if operator_name(node) != "Reshape":
-            continue
-        before, after = (_open_size(v, sizes) for v in (input_of(node, 0), node.outputs[0]))
-        if before and after and before[1] == after[1] and before[0] != after[0]:
-            sizes[after[0]] = before[0]
+        if operator_name(node) == "Reshape":
+            before, after = (_open_size(v, sizes) for v in (input_of(node, 0), node.outputs[0]))
+            if before and after and before[1] == after[1] and before[0] != after[0]:
+                sizes[after[0]] = before[0]
+        elif operator_name(node) in _BROADCASTS:
+            sizes.update(_broadcast_sizes(node, sizes))
     if not sizes:
         return
     for node in graph:
@@ -103,7 +95,27 @@ def _recognise_sizes(graph: ir.Graph) -> None:
                 value.shape = ir.Shape([_size(d, sizes) for d in value.shape])
 
 
-def _open_size(value: ir.Value, sizes: Mapping[str, str]) -> tuple[str, int] | None:
+def _broadcast_sizes(node: ir.Node, sizes: Mapping[str, int | str]) -> Iterator[tuple[str, int | str]]:
+    """Yield the made-up names of a result's sizes, and what all operands that do not broadcast there have."""
+    own = 2 if node.op_type == "MatMul" else 0  # the matrix axes, which do not broadcast
+    result = _known_dims(node.outputs[0], sizes)
+    operands = [_known_dims(v, sizes) for v in node.inputs if v is not None]
+    if result is None or any(dims is None for dims in operands):
+        return
+    for back in range(own + 1, len(result) + 1):
+        there = {dims[-back] for dims in operands if dims is not None and len(dims) >= back and dims[-back] != 1}
+        size = result[-back]
+        if len(there) == 1 and isinstance(size, str) and size.startswith(_MADE_UP) and None not in there:
+            (found,) = there
+            if found is not None and found != size:
+                yield size, found
+
+
+def _known_dims(value: ir.Value, sizes: Mapping[str, int | str]) -> list[int | str | None] | None:
+    return None if value.shape is None else [_size(d, sizes) for d in value.shape]
+
+
+def _open_size(value: ir.Value, sizes: Mapping[str, int | str]) -> tuple[str, int] | None:
     """Return the only axis of unknown size by its name, and the product of the others; None where it is not so."""
     dims = [_size(d, sizes) for d in value.shape] if value.shape is not None else []
     names = [d for d in dims if isinstance(d, str)]
@@ -112,10 +124,11 @@ def _open_size(value: ir.Value, sizes: Mapping[str, str]) -> tuple[str, int] | N
     return (names[0], product) if len(names) == 1 and len(known) + 1 == len(dims) and product else None
 
 
-def _size(dim: int | ir.SymbolicDim, sizes: Mapping[str, str]) -> int | str | None:
-    if isinstance(dim, int):
-        return dim
-    return sizes.get(dim.value, dim.value) if dim.value is not None else None
+def _size(dim: int | ir.SymbolicDim, sizes: Mapping[str, int | str]) -> int | str | None:
+    found = dim if isinstance(dim, int) else dim.value
+    while isinstance(found, str) and found in sizes:
+        found = sizes[found]
+    return found
 
 
 def _fill_same_shapes(graph: ir.Graph) -> bool:

@@ -248,6 +248,39 @@ def test_the_open_size_of_a_reshape_is_recognised_as_the_batch(make_case):
     assert shapes["y"][0] != "batch"  # twice as many rows
 
 
+def test_a_size_that_inference_made_up_for_a_broadcast_is_recognised_as_the_batch(make_case):
+    """As attention writes it: heads split off by −1, multiplied, joined by −1, and added to what came in."""
+    constants = {"heads": np.array([-1, 6, 2, 2]), "flat": np.array([-1, 6, 4]), "column": np.ones((1, 6, 1))}
+    nodes = [
+        helper.make_node("Reshape", ["x", "heads"], ["left"]),
+        helper.make_node("Reshape", ["x", "heads"], ["right"]),
+        helper.make_node("MatMul", ["left", "right"], ["mixed"]),
+        helper.make_node("Reshape", ["mixed", "flat"], ["joined"]),
+        helper.make_node("Mul", ["column", "joined"], ["scaled"]),
+        helper.make_node("Add", ["x", "scaled"], ["y"]),
+    ]
+    model = ir.from_proto(make_case(nodes, (6, 4), constants))
+    assert any(str(v.shape[0]).startswith("unk__") for n in model.graph for v in n.outputs)  # else nothing is made up
+    shapes = {v.name: v.shape[0] for n in infer_shapes(model).graph for v in n.outputs}
+    assert {str(size) for size in shapes.values()} == {"batch"}
+
+
+def test_sizes_that_may_differ_keep_their_names(make_case):
+    """A run of rows that is not the batch must not be taken for it, or broadcasting would be overlooked."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "mixed"], ["rows"]),
+        helper.make_node("Reshape", ["x", "flat"], ["whole"]),
+        helper.make_node("Add", ["rows", "whole"], ["y"]),
+    ]
+    constants = {"mixed": np.array([-1, 4]), "flat": np.array([-1, 24, 1])}
+    model = infer_shapes(ir.from_proto(make_case(nodes, (6, 4), constants)))
+    shapes = {v.name: [str(d) for d in v.shape] for n in model.graph for v in n.outputs}
+    assert shapes["whole"] == ["batch", "24", "1"]
+    assert shapes["rows"][0] != "batch"
+    assert len(shapes["y"]) == 3
+    assert shapes["y"][0] == "batch"
+
+
 def test_shapes_cut_out_at_a_computed_place_are_known(make_case):
     """As torch's older exporter writes attention: the end of the slice is a Reshape of a constant."""
     constants = {"zero": np.array([0]), "two": np.array([2]), "as_list": np.array([-1]), "tail": np.array([2, 6])}
