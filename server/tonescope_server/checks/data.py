@@ -54,8 +54,8 @@ def check_windows(cells: npt.NDArray[np.float32], declared: Declared, *, normali
         declared: what the manifest says.
         normalised: whether the windows are said to be what the model takes; else they are raw amplitudes.
     """
-    if declared.cells.cell_order == FEATURE and declared.cells.n_frames == 1:
-        return []
+    if declared.cells.cell_order == FEATURE and not declared.cells.table.knows_nulls:
+        return []  # engineered features: equal or constant ones are nobody's fault
     found, reading = layout.check_cells(cells, declared.cells)
     series = reading.series(cells.reshape(len(cells), -1))
     copies, series = frames.check_duplicates(series)

@@ -1,0 +1,137 @@
+"""What the weights betray: a model that was trained on rows without signal has not learnt to use them.
+
+Where a row was always zero in training, its first-layer weights got no gradient: they stay as they were drawn, or
+weight decay makes them smaller than those of live rows. Weights that are neither say that there was signal on those
+rows in training, whatever the manifest calls them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from scipy.stats import kstest, mannwhitneyu
+
+from tonescope_server.checks.finding import Finding, Severity
+from tonescope_server.models.model import Model
+
+NULL_ROWS_TRAINED = "NULL_ROWS_TRAINED"
+
+SIGNIFICANT = 0.01
+FEWEST_ROWS = 3  # of either sort
+SHARP = 1.05  # no uniform draw of a few hundred lies farther beyond √3 of its standard deviations
+_PASS_ON = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Dropout"}
+
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class RowWeights:
+    """The first layer's weights by row of the tone table.
+
+    Attributes:
+        layer: the layer's name, or its operator where it has none.
+        values: for each tone, its weights, flat.
+    """
+
+    layer: str
+    values: tuple[Float64Array, ...]
+
+    @property
+    def rms(self) -> Float64Array:
+        """Give the root mean square of each row's weights, ``[n_tones]``."""
+        return np.array([np.sqrt(np.square(row).mean()) for row in self.values])
+
+
+def check_weights(model: Model) -> list[Finding]:
+    """Compare the first layer's weights on null rows with those on live ones (one-sided Mann–Whitney).
+
+    Nothing is said of a model whose declared rows are not its tones, of one whose first layer has no weights of its
+    own for each tone, and of weights on null rows that are as an initialiser draws them.
+    """
+    null = model.table.null_mask
+    found = row_weights(model)
+    if found is None or min(null.sum(), (~null).sum()) < FEWEST_ROWS:
+        return []
+    on_null, on_live = found.rms[null], found.rms[~null]
+    p_value = float(mannwhitneyu(on_null, on_live, alternative="less").pvalue)
+    weights = np.concatenate([row for row, is_null in zip(found.values, null, strict=True) if is_null])
+    if p_value < SIGNIFICANT or _is_untouched(weights):
+        return []
+    figures = {
+        "rms_on_null_rows": float(np.median(on_null)),
+        "rms_on_live_rows": float(np.median(on_live)),
+        "p_value": p_value,
+    }
+    message = (
+        f"the weights of '{found.layer}' on the {int(null.sum())} rows that carry no signal are as large as on live "
+        f"rows (median rms {figures['rms_on_null_rows']:.3g} and {figures['rms_on_live_rows']:.3g}; Mann–Whitney "
+        f"p = {p_value:.2g} for smaller) and not as an initialiser draws them: the model was trained with signal there"
+    )
+    remedy = "find out how the training windows were laid out (input.cell_order, tones.layout); else train anew"
+    return [Finding(NULL_ROWS_TRAINED, Severity.WARNING, message, remedy, figures)]
+
+
+def _is_untouched(weights: Float64Array) -> bool:
+    """Say whether weights may well be a fresh draw: about zero, and uniform with sharp ends or normal."""
+    spread = np.sqrt(np.square(weights).mean())
+    if spread == 0:
+        return True
+    if kstest(weights / spread, "norm").pvalue > SIGNIFICANT:
+        return True
+    end = np.sqrt(3.0) * spread
+    sharp = np.abs(weights).max() <= SHARP * end
+    return bool(sharp and kstest(weights, "uniform", args=(-end, 2 * end)).pvalue > SIGNIFICANT)
+
+
+def row_weights(model: Model) -> RowWeights | None:
+    """Split the first layer's weights by tone; None where it has none for each."""
+    node = _first_layer(model)
+    weight = _weight(node) if node is not None and model.cells.rows_are_tones else None
+    if node is None or weight is None:
+        return None
+    values = _by_tone(node, weight, model)
+    return None if values is None else RowWeights(node.name or node.op_type, tuple(v.ravel() for v in values))
+
+
+def _first_layer(model: Model) -> ir.Node | None:
+    """Return the only layer that reads the input, through whatever merely reshapes it."""
+    value = next((v for v in model.graph.graph.inputs if v.name == model.input.name), None)
+    while value is not None:
+        readers = [use.node for use in value.uses()]
+        if len(readers) != 1:
+            return None
+        node = readers[0]
+        if node.op_type not in _PASS_ON:
+            return node
+        value = node.outputs[0]
+    return None
+
+
+def _weight(node: ir.Node) -> Float64Array | None:
+    """Return a layer's weights with the results along the first axis for Conv, along the last for products."""
+    if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.inputs) < 2 or node.inputs[1] is None:
+        return None
+    constant = ir.convenience.get_const_tensor(node.inputs[1])
+    if constant is None:
+        return None
+    weight = constant.numpy().astype(np.float64)
+    if node.op_type == "Gemm" and (b := node.attributes.get("transB")) is not None and b.as_int():
+        weight = weight.T
+    return weight
+
+
+def _by_tone(node: ir.Node, weight: Float64Array, model: Model) -> list[Float64Array] | None:
+    """Split a layer's weights by the tone that they read."""
+    cells = model.cells
+    if node.op_type == "Conv":
+        by_channel = cells.declared_axis == 0 and weight.shape[1] == cells.n_tones
+        return [weight[:, row] for row in range(cells.n_tones)] if by_channel else None
+    if weight.ndim != 2:
+        return None
+    if weight.shape[0] == cells.n_cells:
+        return [weight[cells.tone_of_cell == row] for row in range(cells.n_tones)]
+    last = cells.declared_axis == len(cells.shape) - 1 and weight.shape[0] == cells.n_tones
+    return [weight[row] for row in range(cells.n_tones)] if last else None

@@ -1,0 +1,86 @@
+"""What a model's first layer betrays of the rows it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tonescope_server import Explainer
+from tonescope_server.checks.weights import NULL_ROWS_TRAINED, check_weights, row_weights
+from tonescope_server.csi.cells import cell_map
+from tonescope_server.csi.tones import tone_table
+from tonescope_server.demo import store_path
+
+NULL = tone_table("esp_lltf").null_mask
+
+
+def model_with(tmp_path, weight, kind="Conv"):
+    """Load a one-layer model of 64 tones by 20 frames with these weights."""
+    if kind == "Conv":
+        nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("GlobalAveragePool", ["c"], ["y"])]
+        out = [None, weight.shape[0], 1]
+    else:
+        nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Gemm", ["f", "w"], ["y"])]
+        out = [None, weight.shape[1]]
+    graph = helper.make_graph(
+        nodes,
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 64, 20])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, out)],
+        [onnx.numpy_helper.from_array(weight.astype(np.float32), "w")],
+    )
+    path = tmp_path / "one.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), path)
+    manifest = tmp_path / "one.toml"
+    manifest.write_text('[tones]\nlayout = "esp_lltf"\n[input]\ncell_order = "tone_frame"\n')
+    return Explainer.load(path, manifest=manifest).model
+
+
+def drawn(kind, seed=0):
+    """Draw a layer's weights as PyTorch does, and train them a little on live rows."""
+    rng = np.random.default_rng(seed)
+    shape = (32, 64, 3) if kind == "Conv" else (64 * 20, 16)
+    weight = rng.uniform(-1, 1, shape) / np.sqrt(192 if kind == "Conv" else 1280)
+    learnt = rng.normal(0, 0.3 * weight.std(), shape)
+    live = ~NULL if kind == "Conv" else np.repeat(~NULL, 20)
+    mask = live[None, :, None] if kind == "Conv" else live[:, None]
+    return weight, learnt, mask
+
+
+@pytest.mark.parametrize("kind", ["Conv", "Gemm"])
+def test_rows_that_were_trained_without_signal_raise_nothing(tmp_path, kind):
+    weight, learnt, live = drawn(kind)
+    assert row_weights(model_with(tmp_path, weight, kind)) is not None
+    assert check_weights(model_with(tmp_path, weight + learnt * live, kind)) == []
+    decayed = np.where(live, weight + learnt, 0.2 * weight)
+    assert check_weights(model_with(tmp_path, decayed, kind)) == []
+
+
+@pytest.mark.parametrize("kind", ["Conv", "Gemm"])
+def test_rows_that_were_trained_with_signal_are_told_with_a_p_value(tmp_path, kind):
+    weight, learnt, _ = drawn(kind)
+    (finding,) = check_weights(model_with(tmp_path, weight + learnt, kind))
+    assert finding.code == NULL_ROWS_TRAINED
+    assert finding.figures["p_value"] > 0.01
+    assert finding.figures["rms_on_null_rows"] == pytest.approx(finding.figures["rms_on_live_rows"], rel=0.1)
+
+
+def test_nothing_is_said_where_the_declared_rows_are_not_tones(tmp_path):
+    weight, learnt, _ = drawn("Conv")
+    model = model_with(tmp_path, weight + learnt, "Conv")
+    scrambled = replace(model, cells=cell_map((64, 20), model.table, "frame_tone", 20))
+    assert check_weights(scrambled) == []
+
+
+def test_the_demos_model_was_trained_without_signal_on_its_nulls():
+    assert check_weights(Explainer.load(store_path() / "people_count" / "1").model) == []
+
+
+@pytest.mark.parametrize("name", ["count_v1", "count_v0.0.1", "pose_v1"])
+def test_the_public_models_were_trained_with_signal_on_null_rows(shared, name):
+    (finding,) = check_weights(Explainer.load(shared / "real/ruview" / f"{name}.safetensors").model)
+    assert finding.figures["p_value"] > 0.1
