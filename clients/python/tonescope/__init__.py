@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from tonescope import aio, errors
 from tonescope.client import Client, connect
+from tonescope.connection import ConnectionEvent, Disconnected, Reconnected
 from tonescope.errors import TonescopeError
 from tonescope.live import LiveStream
 from tonescope.request import Frame, Target, Window
@@ -21,11 +22,14 @@ from tonescope.resume import LiveCounts, Retry
 
 __all__ = [
     "Client",
+    "ConnectionEvent",
+    "Disconnected",
     "Explanation",
     "Explanations",
     "Frame",
     "LiveCounts",
     "LiveStream",
+    "Reconnected",
     "Retry",
     "Target",
     "Tone",

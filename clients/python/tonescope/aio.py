@@ -13,6 +13,7 @@ from tonescope import calls, decode
 from tonescope.aio_live import AsyncLiveStream
 from tonescope.channel import open_aio_channel
 from tonescope.client import DEFAULT_TIMEOUT_S
+from tonescope.connection import OnConnection
 from tonescope.errors import from_rpc
 from tonescope.live_state import LiveState
 from tonescope.request import FrameLike, Statistics, TargetLike, WindowLike
@@ -152,13 +153,17 @@ class AsyncClient:
         windows: Iterable[WindowLike] | AsyncIterable[WindowLike] | None = None,
         buffer: int = 4096,
         retry: Retry | None = None,
+        on_connection: OnConnection | None = None,
         overload: str = "drop_oldest",
         **opening: Any,
     ) -> AsyncLiveStream:
-        """Open a live stream: the arguments are those of the blocking client; iterables may be asynchronous."""
+        """Open a live stream: the arguments are those of the blocking client; iterables may be asynchronous.
+
+        ``on_connection`` is a plain function, called in the event loop.
+        """
         calls.one_source(frames, windows)
         message = calls.opening(model=model, overload=overload, **opening)
-        state = LiveState(message, retry or Retry(), buffer, self.address)
+        state = LiveState(message, retry or Retry(), buffer, self.address, on_connection)
         stream = AsyncLiveStream(self._attribution, state, frames, windows, overload == "back_pressure")
         self._streams.add(stream)
         return stream

@@ -88,7 +88,7 @@ class AsyncLiveStream:
         return self._state.summary
 
     def notices(self) -> list[Notice]:
-        """Take what else was said since this was last asked: warnings, refusals, drops, reconnections."""
+        """Take what else was said since this was last asked: warnings, refusals, drops, draining."""
         said = list(self._state.notices)
         self._state.notices.clear()
         return said
@@ -154,6 +154,9 @@ class AsyncLiveStream:
             while delay_s is not None:
                 await asyncio.sleep(delay_s)
                 delay_s = await self._connect()
+                self._state.tell()
+        except TonescopeError as error:
+            self._state.error = self._state.error or error
         finally:
             self._state.finished = True
             await self._notify()
@@ -167,6 +170,7 @@ class AsyncLiveStream:
             async for response in call:
                 state.receive(response)
                 await self._notify()
+                state.tell()
                 await self._until(lambda: len(state.unread) < UNREAD or state.finished)
             code = await call.code()
             if code is grpc.StatusCode.OK:

@@ -11,6 +11,7 @@ import grpc
 
 from tonescope import calls, decode
 from tonescope.channel import open_channel
+from tonescope.connection import OnConnection
 from tonescope.errors import UnavailableError, from_rpc
 from tonescope.live import LiveStream
 from tonescope.live_state import LiveState
@@ -174,6 +175,7 @@ class Client:
         windows: Iterable[WindowLike] | None = None,
         buffer: int = 4096,
         retry: Retry | None = None,
+        on_connection: OnConnection | None = None,
         overload: str = "drop_oldest",
         **opening: Any,
     ) -> LiveStream:
@@ -187,7 +189,9 @@ class Client:
             frames: ``Frame`` objects, arrays (real: amplitudes, complex: gains) or bytes (raw, ``default_format``).
             windows: ``Window`` objects or arrays.
             buffer: the most frames or windows held here, waiting or unanswered; what is lost beyond it is counted.
-            retry: when to connect again.
+            retry: when to connect again, and when to give up.
+            on_connection: called with a ``Disconnected`` when the daemon is gone, and with a ``Reconnected`` when it is
+                back. The stream waits for it (it is called from the stream's own thread), and fails where it raises.
             overload: "drop_oldest" or "back_pressure": then the daemon drops nothing and ``send`` waits.
             **opening: further options, as in ``calls.opening``: version, method, target, parameters, top_k, cells,
                 window_frames, hop_frames, normalise, statistics, tone_layout, source_id, latency_budget_ms,
@@ -195,7 +199,7 @@ class Client:
         """
         calls.one_source(frames, windows)
         message = calls.opening(model=model, overload=overload, **opening)
-        state = LiveState(message, retry or Retry(), buffer, self.address)
+        state = LiveState(message, retry or Retry(), buffer, self.address, on_connection)
         stream = LiveStream(self._attribution, state, frames, windows, overload == "back_pressure")
         self._streams.add(stream)
         return stream

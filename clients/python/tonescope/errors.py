@@ -274,6 +274,8 @@ def from_rpc(error: grpc.RpcError, address: str) -> TonescopeError:
         details = f"no daemon answers at {address}: {_cause(details)}"
     elif not reason and code is grpc.StatusCode.DEADLINE_EXCEEDED:
         details = f"{address} did not answer before the deadline"
+    elif not reason and details:
+        details = f"{address}: {details}"
     return make_error(reason, details or f"the call to {address} failed with {code.name}", code)
 
 

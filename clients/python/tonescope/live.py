@@ -130,7 +130,7 @@ class LiveStream:
         return self._state.summary
 
     def notices(self) -> list[Notice]:
-        """Take what else was said since this was last asked: warnings, refusals, drops, reconnections."""
+        """Take what else was said since this was last asked: warnings, refusals, drops, draining."""
         with self._changed:
             said = list(self._state.notices)
             self._state.notices.clear()
@@ -190,6 +190,9 @@ class LiveStream:
                     if self._cancelled:
                         break
                 delay_s = self._connect()
+                self._state.tell()
+        except TonescopeError as error:
+            self._fail(error)
         finally:
             with self._changed:
                 self._state.finished = True
@@ -220,6 +223,8 @@ class LiveStream:
         with self._changed:
             self._state.receive(response)
             self._changed.notify_all()
+        self._state.tell()
+        with self._changed:
             # A reader who does not read must not fill the memory: then the daemon has to wait or drop.
             self._changed.wait_for(lambda: len(self._state.unread) < UNREAD or self._state.finished)
 

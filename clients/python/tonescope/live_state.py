@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 
 from tonescope import decode
+from tonescope.connection import ConnectionEvent, Disconnected, OnConnection, Reconnected
 from tonescope.errors import ProtocolError, TonescopeError, UnavailableError, from_problem, from_rpc
 from tonescope.request import Frame, FrameLike, Window, WindowLike, frame_message, window_message
 from tonescope.results import Explanation, Notice, Opened, Summary, ToneTable
@@ -20,9 +23,26 @@ _NOTICES = 256
 
 
 class LiveState:
-    """What a stream knows, shared by its blocking and its asyncio form."""
+    """What a stream knows, shared by its blocking and its asyncio form.
 
-    def __init__(self, opening: live_pb2.Open, retry: Retry, buffer: int, address: str) -> None:
+    Args:
+        opening: the message that opens it.
+        retry: when to connect again.
+        buffer: the most frames or windows held.
+        address: the daemon's.
+        on_connection: told when the connection is lost or back; None means nobody is.
+        clock: seconds, from anywhere.
+    """
+
+    def __init__(
+        self,
+        opening: live_pb2.Open,
+        retry: Retry,
+        buffer: int,
+        address: str,
+        on_connection: OnConnection | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.opening = opening
         self.retry = retry
         self.address = address
@@ -36,12 +56,18 @@ class LiveState:
         self.draining = False
         self.no_more_input = False
         self.finished = False
-        self.failures = 0
         self._sent_before = 0
+        self._on_connection = on_connection
+        self._untold: deque[ConnectionEvent] = deque()
+        self._clock = clock
+        self._connected = self._answered = False
+        self._lost_at: float | None = None
+        self._attempts = 0
+        self._unanswered = 0
 
     def begin(self) -> live_pb2.LiveRequest:
         """Line up a connection's first message."""
-        self.draining = False
+        self.draining = self._connected = self._answered = False
         self.summary = None
         self._sent_before = self._sent
         self.opening.ClearField("resume_from")
@@ -54,8 +80,7 @@ class LiveState:
         if kind == "explanations":
             self._explanations(response.explanations)
         elif kind == "opened":
-            self.opened = decode.opened(response.opened)
-            self.table = self.opened.tone_table
+            self._open(decode.opened(response.opened))
         elif kind == "dropped":
             self.outbox.count(dropped=response.dropped.windows)
             said = f"{response.dropped.windows} windows dropped, {response.dropped.total} so far"
@@ -72,13 +97,20 @@ class LiveState:
         elif kind == "summary":
             self.summary = decode.summary(response.summary)
 
+    def _open(self, opened: Opened) -> None:
+        if self._lost_at is not None:
+            self.outbox.count(reconnects=0 if self.opened is None else 1)
+            self._untold.append(Reconnected(self.address, self._clock() - self._lost_at, self._attempts))
+        self.opened, self.table = opened, opened.tone_table
+        self._connected, self._lost_at = True, None
+
     def _explanations(self, batch: Any) -> None:
         for message in batch.explanations:
             explanation = decode.explanation(message, self.table)
             at = explanation.node_id, explanation.first_sequence, explanation.last_sequence
             if not self.outbox.answered(*at):
                 continue
-            self.failures = 0
+            self._answered = True
             self.outbox.count(**{"answered" if explanation.problem is None else "failed": 1})
             self.unread.append(explanation)
 
@@ -95,20 +127,57 @@ class LiveState:
 
     def next_delay_s(self, error: grpc.RpcError | None) -> float | None:
         """Decide what a lost connection means: seconds to wait before the next, or None, with ``self.error`` set."""
-        self.failures += 1
-        typed: TonescopeError = UnavailableError(f"{self.address} ended the stream")
+        typed: TonescopeError = UnavailableError(
+            f"the daemon at {self.address} {'is going away' if self.draining else 'ended the stream'}"
+        )
         if error is not None:
             typed = from_rpc(error, self.address)
             refused = error.code() not in RETRIED or typed.reason not in ("UNAVAILABLE", "INTERNAL")
             if refused or (self.opened is None and not self.retry.wait_for_daemon):
                 self.error = typed
                 return None
-        if self.failures > self.retry.attempts:
-            self.error = typed
+        now, first = self._clock(), self._lost_at is None
+        if self._lost_at is None:
+            self._lost_at, self._attempts = now, 0
+            self._unanswered = self._unanswered_now()
+        left_s = self._lost_at + self.retry.give_up_after_s - now
+        given_up = self._why_give_up(left_s, typed)
+        if given_up is not None:
+            self.error = given_up
             return None
-        self.outbox.count(reconnects=1)
-        self.notices.append(Notice("reconnecting", typed.reason, str(typed)))
-        return self.retry.delay_s(self.failures)
+        if first:
+            self._untold.append(Disconnected(self.address, typed, self.retry.give_up_after_s))
+        self._attempts += 1
+        return min(self.retry.delay_s(max(self._attempts, self._unanswered)), left_s)
+
+    def _unanswered_now(self) -> int:
+        """Count the connections in a row that were lost without an answer, as of the loss of this one."""
+        if self._answered:
+            return 0
+        return self._unanswered + (self._connected and self._sent > self._sent_before)
+
+    def _why_give_up(self, left_s: float, last: TonescopeError) -> TonescopeError | None:
+        if left_s <= 0:
+            limit_s = self.retry.give_up_after_s
+            return UnavailableError(f"{last}; gave up after {limit_s:g} s" if limit_s else str(last))
+        if self._unanswered > self.retry.unanswered:
+            n = self._unanswered
+            return UnavailableError(f"{last}; gave up after {n} connections in a row that ended without an answer")
+        return None
+
+    def tell(self) -> None:
+        """Tell whoever asked what became of the connection. Not to be called under a lock: theirs is any code.
+
+        Raises:
+            TonescopeError: what they were told with raised.
+        """
+        while self._untold:
+            event = self._untold.popleft()
+            try:
+                if self._on_connection is not None:
+                    self._on_connection(event)
+            except Exception as error:
+                raise TonescopeError(f"on_connection failed: {error}") from error
 
     def message(self, item: FrameLike | WindowLike, as_window: bool) -> csi_pb2.Frame | csi_pb2.Window:
         """Build the message of one frame or window; bare arrays are what ``as_window`` says."""

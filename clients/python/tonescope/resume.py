@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 import grpc
 
+from tonescope.errors import InvalidInputError
 from tonescope.v1 import csi_pb2, live_pb2
 
 _ADR018 = "adr018"
@@ -42,14 +43,24 @@ class Retry:
     Attributes:
         first_s: seconds before the first new attempt.
         cap_s: the longest wait between two attempts, seconds.
-        attempts: attempts in a row without one answer after which the stream gives up.
+        give_up_after_s: seconds without a daemon after which the stream gives up; 0 means at once, infinity never.
+        unanswered: how many connections in a row may be lost after something was sent and before anything was
+            answered; after one more the stream gives up, as what it sends may be what ends them.
         wait_for_daemon: whether to keep trying where the very first attempt finds no daemon.
+
+    Raises:
+        InvalidInputError: ``give_up_after_s`` is negative or no number.
     """
 
     first_s: float = 0.1
     cap_s: float = 5.0
-    attempts: int = 20
+    give_up_after_s: float = 60.0
+    unanswered: int = 20
     wait_for_daemon: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.give_up_after_s >= 0:
+            raise InvalidInputError(f"give_up_after_s: expected 0 or more seconds, got {self.give_up_after_s:g}")
 
     def delay_s(self, attempt: int) -> float:
         """Choose the wait before attempt number ``attempt`` (1, 2, …)."""
@@ -70,7 +81,7 @@ class LiveCounts:
         discarded: frames or windows that the client's full buffer gave up before they were sent.
         forgotten: those sent, unanswered, that its full buffer can no longer send again.
         repeated: explanations that came again after a reconnection, and were withheld.
-        reconnects: connections opened after the first.
+        reconnects: connections opened again after one was lost; attempts that failed do not count.
     """
 
     sent: int = 0

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-
 import numpy as np
 
 from tonescope import Frame, Retry
 
-FAST = Retry(first_s=0.02, cap_s=0.2, attempts=200)
+FAST = Retry(first_s=0.02, cap_s=0.2)
 
 
 def frames(n: int, node: int = 0, start: int = 0) -> list[Frame]:
@@ -20,9 +17,3 @@ def frames(n: int, node: int = 0, start: int = 0) -> list[Frame]:
 def expected_windows(n: int) -> list[tuple[int, int]]:
     """Windows of 4 frames, every 2."""
     return [(i, i + 3) for i in range(0, n - 3, 2)]
-
-
-def slow(items: list[Frame], seconds: float) -> Iterator[Frame]:
-    for item in items:
-        time.sleep(seconds)
-        yield item

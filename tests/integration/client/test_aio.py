@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tonescope
-from tonescope import errors
+from tonescope import Retry, errors
 
 from .daemons import Daemon
 from .frames import FAST, expected_windows, frames
@@ -43,6 +43,8 @@ def test_the_asyncio_client_does_what_the_blocking_one_does(
 
 
 def test_an_asyncio_stream_too_survives_its_daemon(mortal: Daemon) -> None:
+    told: list[tonescope.ConnectionEvent] = []
+
     async def run() -> tuple[list[int | None], int]:
         answered: list[int | None] = []
         async with tonescope.aio.connect(mortal.address) as aio:
@@ -52,7 +54,9 @@ def test_an_asyncio_stream_too_survives_its_daemon(mortal: Daemon) -> None:
                     await asyncio.sleep(0.002)
                     yield frame
 
-            stream = aio.live(model="tiny", frames=source(), retry=FAST, overload="back_pressure")
+            stream = aio.live(
+                model="tiny", frames=source(), retry=FAST, overload="back_pressure", on_connection=told.append
+            )
             async for each in stream:
                 answered.append(each.last_sequence)
                 if len(answered) == 20:
@@ -65,4 +69,43 @@ def test_an_asyncio_stream_too_survives_its_daemon(mortal: Daemon) -> None:
 
     answered, reconnects = asyncio.run(run())
     assert answered == [last for _, last in expected_windows(200)]
-    assert reconnects >= 1
+    assert reconnects == 1
+    assert [type(event) for event in told] == [tonescope.Disconnected, tonescope.Reconnected]
+
+
+def test_an_asyncio_stream_too_gives_up_after_the_time_it_was_given(mortal: Daemon) -> None:
+    told: list[tonescope.ConnectionEvent] = []
+
+    async def run() -> int:
+        retry = Retry(first_s=0.01, cap_s=0.02, give_up_after_s=0.5)
+        async with tonescope.aio.connect(mortal.address) as aio:
+            stream = aio.live(model="tiny", retry=retry, on_connection=told.append)
+            for frame in frames(4):
+                await stream.send(frame)
+            assert await stream.receive() is not None
+            await asyncio.to_thread(mortal.stop, signal.SIGKILL)
+            with pytest.raises(errors.UnavailableError, match=f"{mortal.address}.*gave up after 0.5 s"):
+                await asyncio.wait_for(stream.receive(), 20)
+            return stream.counts.reconnects
+
+    assert asyncio.run(run()) == 0
+    assert [type(event) for event in told] == [tonescope.Disconnected]
+
+
+def test_an_asyncio_stream_too_fails_with_what_the_callers_own_code_raised_when_told(mortal: Daemon) -> None:
+    def refuse(event: tonescope.ConnectionEvent) -> None:
+        raise OSError("the log is full")
+
+    async def run() -> None:
+        async with (
+            tonescope.aio.connect(mortal.address) as aio,
+            aio.live(model="tiny", retry=FAST, on_connection=refuse) as stream,
+        ):
+            for frame in frames(4):
+                await stream.send(frame)
+            assert await stream.receive() is not None
+            await asyncio.to_thread(mortal.stop, signal.SIGKILL)
+            with pytest.raises(errors.TonescopeError, match="on_connection failed: the log is full"):
+                await asyncio.wait_for(stream.receive(), 20)
+
+    asyncio.run(run())

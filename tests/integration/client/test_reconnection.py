@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tonescope
-from tonescope import Retry, Window, errors
+from tonescope import Disconnected, Frame, Reconnected, Retry, Window, errors
 
 from .daemons import Daemon, free_port
-from .frames import FAST, expected_windows, frames, slow
+from .frames import FAST, expected_windows, frames
 
 
 def test_where_no_daemon_is_a_stream_says_so_at_once_unless_told_to_wait(tiny_store: Path) -> None:
@@ -24,34 +26,48 @@ def test_where_no_daemon_is_a_stream_says_so_at_once_unless_told_to_wait(tiny_st
         with pytest.raises(errors.UnavailableError, match="no daemon answers"):
             list(client.live(model="tiny", frames=frames(4)))
         assert time.monotonic() - began < 5
-        patient = Retry(first_s=0.05, cap_s=0.2, attempts=200, wait_for_daemon=True)
-        stream = client.live(model="tiny", frames=frames(4), retry=patient)
+        patient = Retry(first_s=0.05, cap_s=0.2, wait_for_daemon=True)
+        told: list[tonescope.ConnectionEvent] = []
+        stream = client.live(model="tiny", frames=frames(4), retry=patient, on_connection=told.append)
         late = Daemon(tiny_store, port)
         try:
             assert [each.last_sequence for each in stream] == [3]
         finally:
             late.stop()
+    assert [type(event) for event in told] == [Disconnected, Reconnected]
+    assert stream.counts.reconnects == 0  # it is the first connection
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_after_the_daemon_is_gone_and_back_nothing_is_lost_and_nothing_is_repeated(
     mortal: Daemon, how: signal.Signals
 ) -> None:
-    n = 400
+    n, deaths = 400, [20, 90]
     answered: list[tuple[int | None, int | None]] = []
-    deaths = iter([20, 90])
-    next_death = next(deaths)
-    slowly = slow(frames(n), 0.002)
+    told: list[tonescope.ConnectionEvent] = []
+    back = [threading.Event() for _ in deaths]
+
+    def source() -> Iterator[Frame]:
+        """Keep frames back for the next daemon: one that drains would answer all it can get."""
+        for i, frame in enumerate(frames(n)):
+            if i in (100, 250):
+                back[i // 250].wait(30)
+            yield frame
+
     with tonescope.connect(mortal.address) as client:
-        stream = client.live(model="tiny", frames=slowly, retry=FAST, overload="back_pressure")
+        stream = client.live(
+            model="tiny", frames=source(), retry=FAST, overload="back_pressure", on_connection=told.append
+        )
         for each in stream:
             answered.append((each.first_sequence, each.last_sequence))
-            if len(answered) == next_death:
+            if len(answered) in deaths:
                 mortal.stop(how)
                 mortal.start()
-                next_death = next(deaths, 0)
+                back[deaths.index(len(answered))].set()
     assert answered == expected_windows(n)
-    assert stream.counts.reconnects >= 2
+    assert [type(event) for event in told] == [Disconnected, Reconnected, Disconnected, Reconnected]
+    assert all(event.address == mortal.address for event in told)
+    assert stream.counts.reconnects == 2
     assert stream.counts.sent == n
     assert stream.counts.resent > 0
     assert stream.counts.forgotten == stream.counts.discarded == 0
@@ -69,7 +85,7 @@ def test_a_daemon_that_drains_in_the_middle_of_a_long_stream_loses_none_of_it(mo
                 stopping.start()
     stopping.join()
     assert answered == expected_windows(n)
-    assert stream.counts.reconnects >= 1
+    assert stream.counts.reconnects == 1
     assert "draining" in {notice.kind for notice in stream.notices()}
 
 
@@ -86,19 +102,61 @@ def test_windows_too_are_neither_lost_nor_repeated(mortal: Daemon, windows: np.n
     assert answered == [window.last_sequence for window in sent]
 
 
-def test_a_daemon_that_stays_away_ends_the_stream_after_the_last_attempt(mortal: Daemon) -> None:
-    retry = Retry(first_s=0.1, cap_s=0.2, attempts=4)
+def test_a_daemon_that_stays_away_ends_the_stream_after_the_time_it_was_given(mortal: Daemon) -> None:
+    retry = Retry(first_s=0.01, cap_s=0.02, give_up_after_s=1.0)
+    told: list[tonescope.ConnectionEvent] = []
     with tonescope.connect(mortal.address) as client:
-        stream = client.live(model="tiny", retry=retry)
+        stream = client.live(model="tiny", retry=retry, on_connection=told.append)
         for frame in frames(4):
             stream.send(frame)
         assert stream.receive(timeout=10) is not None
         mortal.stop(signal.SIGKILL)
-        began = time.monotonic()
-        with pytest.raises(errors.UnavailableError, match="no daemon answers"):
+        with pytest.raises(errors.UnavailableError, match=f"no daemon answers at {mortal.address}.*gave up after 1 s"):
             stream.receive(timeout=20)
-        assert time.monotonic() - began >= 0.3  # half of 0.1 + 0.2 + 0.2 + 0.2: the jitter takes no more
-        assert stream.counts.reconnects == 4
+    (event,) = told
+    assert isinstance(event, Disconnected)
+    assert event.address == mortal.address
+    assert mortal.address in str(event.error)
+    assert event.give_up_after_s == 1.0
+    assert stream.counts.reconnects == 0  # some fifty attempts, and none succeeded
+
+
+def test_what_is_told_of_the_connection_comes_while_it_is_lost_and_when_it_is_back(mortal: Daemon) -> None:
+    told: queue.SimpleQueue[tonescope.ConnectionEvent] = queue.SimpleQueue()
+    with tonescope.connect(mortal.address) as client:
+        stream = client.live(model="tiny", retry=FAST, on_connection=told.put)
+        for frame in frames(4):
+            stream.send(frame)
+        assert stream.receive(timeout=10) is not None
+        assert told.empty()  # a first connection is nothing to tell
+        mortal.stop(signal.SIGKILL)
+        assert isinstance(told.get(timeout=10), Disconnected)
+        mortal.start()
+        back = told.get(timeout=20)
+        assert isinstance(back, Reconnected)
+        assert back.attempts >= 1
+        assert back.away_s > 0
+        assert stream.counts.reconnects == 1
+        for frame in frames(2, start=4):
+            stream.send(frame)
+        stream.close()
+        assert [each.last_sequence for each in stream] == [5]
+    assert told.empty()
+
+
+def test_a_stream_fails_with_what_the_callers_own_code_raised_when_told(mortal: Daemon) -> None:
+    def refuse(event: tonescope.ConnectionEvent) -> None:
+        raise OSError("the log is full")
+
+    with tonescope.connect(mortal.address) as client:
+        stream = client.live(model="tiny", retry=FAST, on_connection=refuse)
+        for frame in frames(4):
+            stream.send(frame)
+        assert stream.receive(timeout=10) is not None
+        mortal.stop(signal.SIGKILL)
+        with pytest.raises(errors.TonescopeError, match="on_connection failed: the log is full") as caught:
+            stream.receive(timeout=20)
+    assert isinstance(caught.value.__cause__, OSError)
 
 
 def test_while_the_daemon_is_away_a_full_buffer_drops_the_oldest_and_counts_them(mortal: Daemon) -> None:
