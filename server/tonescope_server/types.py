@@ -98,7 +98,8 @@ class Prediction:
         class_index: the largest class score per window, ``(batch,)``; None for a regression model.
         class_names: names by class index; empty where the manifest has none.
         temperature: of the softmax over the scores; None where the scores are probabilities, or values, already.
-        untrained: per window, whether the predicted class is one that the manifest says was never trained.
+        untrained: per window, whether the predicted class is one that the manifest says was never trained; None where
+            it does not say which classes were.
     """
 
     outputs: Mapping[str, npt.NDArray[Any]]
@@ -148,8 +149,8 @@ class Attribution:
         cells: attribution per input cell, of the input's own shape ``(batch, …)``; None for a method that is defined
             per tone only.
         convergence_delta: ``Σ cells − (f(x) − f(baseline))`` per window; None for a method that has none.
-        null_tone_share: the part of Σ|attribution| on tones that carry no signal, per window, in [0, 1]; None where the
-            tone table marks no tone as null.
+        null_tone_share: the part of Σ|attribution| on tones that carry no signal, per window, in [0, 1]; NaN where the
+            attribution is zero everywhere; None where the tone table marks no tone as null.
         method: the method's name.
         parameters: every parameter as resolved, defaults filled in: with ``target`` they reproduce the result.
         target: the target as resolved.

@@ -59,7 +59,10 @@ def explain_requests(
         if size and size + len(message.values.data) > _REQUEST_BYTES:
             yield request
             request = attribution_service_pb2.ExplainRequest(
-                options=request.options, normalisation=request.normalisation, statistics=request.statistics
+                options=request.options,
+                normalisation=request.normalisation,
+                statistics=request.statistics,
+                first_window_index=request.first_window_index + len(request.windows),
             )
             size = 0
         request.windows.append(message)
@@ -89,8 +92,7 @@ def explanations(responses: Iterable[attribution_service_pb2.ExplainResponse], r
     table = None
     for response in responses:
         table = table or decode.tone_table(response.tone_table)
-        offset = len(found)
-        found.extend(decode.explanation(each, table, offset) for each in response.explanations)
+        found.extend(decode.explanation(each, table) for each in response.explanations)
     for each in found:
         if raise_problems and each.problem is not None:
             raise each.problem

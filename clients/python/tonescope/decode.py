@@ -67,14 +67,12 @@ def prediction(message: attribution_pb2.Prediction) -> r.Prediction:
         class_name=message.class_name,
         probability=message.probability if message.HasField("probability") else None,
         scores=np.array(message.scores, dtype=np.float32),
-        class_never_trained=message.class_never_trained,
+        class_never_trained=message.class_never_trained if message.HasField("class_never_trained") else None,
         outputs={name: to_array(tensor) for name, tensor in message.outputs.items()},
     )
 
 
-def explanation(
-    message: attribution_pb2.Explanation, table: r.ToneTable = _NO_TABLE, index_offset: int = 0
-) -> r.Explanation:
+def explanation(message: attribution_pb2.Explanation, table: r.ToneTable = _NO_TABLE) -> r.Explanation:
     """Read one explanation, whose rows are those of ``table``."""
     has = message.HasField
     return r.Explanation(
@@ -82,10 +80,10 @@ def explanation(
         first_sequence=message.first_sequence if has("first_sequence") else None,
         last_sequence=message.last_sequence if has("last_sequence") else None,
         capture_time_ns=message.capture_time_ns if has("capture_time_ns") else None,
-        window_index=message.window_index + index_offset,
+        window_index=message.window_index,
         prediction=prediction(message.prediction),
         target=target(message.target),
-        score=message.score,
+        score=message.score if has("score") else None,
         tones=to_array(message.tones) if has("tones") else _NO_TONES,
         cells=_optional(message.cells) if has("cells") else None,
         top=tuple(_top(each, table) for each in message.top),
@@ -102,7 +100,7 @@ def explanation(
         queue_ms=message.queue_ms,
         compute_ms=message.compute_ms,
         dropped_before=message.dropped_before,
-        evaluations=message.evaluations,
+        evaluations=message.evaluations if has("evaluations") else None,
         standard_error=_optional(message.standard_error) if has("standard_error") else None,
         problem=from_problem(message.problem) if has("problem") else None,
     )
@@ -118,8 +116,7 @@ def _top(message: attribution_pb2.TopTone, table: r.ToneTable) -> r.TopTone:
 
 
 def _running(message: attribution_pb2.RunningStatistics) -> r.RunningStatistics:
-    error = _optional(message.standard_error)
-    return r.RunningStatistics(message.count, to_array(message.mean), error if error is not None else _NO_TONES)
+    return r.RunningStatistics(message.count, to_array(message.mean), _optional(message.standard_error))
 
 
 def model_info(message: model_pb2.ModelSummary) -> r.ModelInfo:

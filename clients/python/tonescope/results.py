@@ -75,7 +75,7 @@ class Prediction:
         class_name: its name; empty where the manifest has none.
         probability: in [0, 1]; None for a regression model.
         scores: the first output's elements, flat.
-        class_never_trained: the manifest says that this class never occurred in training.
+        class_never_trained: whether this class never occurred in training; None where the manifest does not say.
         outputs: the other outputs, by name.
     """
 
@@ -83,32 +83,40 @@ class Prediction:
     class_name: str
     probability: float | None
     scores: Array
-    class_never_trained: bool = False
+    class_never_trained: bool | None = None
     outputs: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class RunningStatistics:
-    """Mean and standard error of the per-tone attribution over ``count`` windows of one node of a stream."""
+    """Mean and standard error of the per-tone attribution over ``count`` windows of one node of a stream.
+
+    One window alone has no standard error: None.
+    """
 
     count: int
     mean: Array
-    standard_error: Array
+    standard_error: Array | None
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The explanation of one window. Where ``problem`` is set, only the fields that identify the window hold anything.
+    """The explanation of one window.
+
+    Where ``problem`` is set, only what identifies the window, the two times and ``dropped_before`` hold anything.
 
     Attributes:
+        score: the target's value; None where there is a problem.
         tones: attribution per row of ``tone_table``, float32, raw and signed.
         cells: attribution per input cell, in the input's shape without the batch axis; None unless asked for.
         top: the strongest tones by |attribution|, strongest first.
         convergence_delta: Σ cells − (f(x) − f(baseline)); None for a method that has none.
-        null_tone_share: the part of Σ|attribution| on tones without signal, [0, 1]; None where none is known as null.
+        null_tone_share: the part of Σ|attribution| on tones without signal, [0, 1]; None where none is known as
+            null, and where the attribution is zero everywhere.
         target: the target as resolved, as a mapping (``{"index": 3}``).
         queue_ms: milliseconds the window waited; ``compute_ms``: milliseconds it took.
         dropped_before: windows of its stream dropped since the previous explanation.
+        evaluations: model evaluations spent; None where there is a problem.
         problem: why this window could not be explained; None where it was.
     """
 
@@ -119,7 +127,7 @@ class Explanation:
     window_index: int
     prediction: Prediction
     target: Mapping[str, Any]
-    score: float
+    score: float | None
     tones: Array
     cells: Array | None
     top: tuple[TopTone, ...]
@@ -136,7 +144,7 @@ class Explanation:
     queue_ms: float
     compute_ms: float
     dropped_before: int
-    evaluations: int
+    evaluations: int | None
     standard_error: Array | None
     problem: TonescopeError | None = None
 
@@ -284,7 +292,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The daemon's counts of a whole stream; ``frames_skipped`` is by reason."""
+    """The daemon's counts of a whole stream; ``frames_skipped`` is by kind, in the words that ``live.proto`` lists."""
 
     frames_received: int
     frames_used: int
@@ -302,7 +310,7 @@ class Summary:
 class Notice:
     """Something about a live stream that is not an explanation.
 
-    ``kind`` is "warning", "rejected", "dropped", "draining" or "reconnecting"; ``code`` is its stable word.
+    ``kind`` is "warning", "rejected", "dropped" or "draining"; ``code`` is its stable word.
     """
 
     kind: str

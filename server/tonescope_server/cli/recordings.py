@@ -147,7 +147,7 @@ def frames_for_daemon(frame: Frame) -> Iterator[tonescope.Frame]:
             node_id=frame.node_id,
             transmitter=transmitter,
             sequence=frame.sequence,
-            capture_time_ns=frame.capture_time_ns,
+            capture_time_ns=frame.unix_time_ns,
             rssi_dbm=frame.rssi_dbm,
             noise_floor_dbm=frame.noise_floor_dbm,
             agc_gain=frame.agc_gain,

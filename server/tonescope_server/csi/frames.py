@@ -61,6 +61,11 @@ class Frame:
         return values.astype(np.float32, copy=False)
 
     @property
+    def unix_time_ns(self) -> int | None:
+        """Give the capture time, nanoseconds since the Unix epoch; None where the source's clock is another."""
+        return None if self.header.get("clock") == "boot" else self.capture_time_ns
+
+    @property
     def n_tones(self) -> int:
         """Count the tones of one antenna."""
         return int(self.values.shape[-1])

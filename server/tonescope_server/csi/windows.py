@@ -34,7 +34,7 @@ class Window:
         transmitter: the sender; "" where the format names none.
         first_sequence: sequence number of the oldest frame.
         last_sequence: sequence number of the newest frame.
-        capture_time_ns: when the newest frame was taken; None where not known.
+        capture_time_ns: when the newest frame was taken, nanoseconds since the Unix epoch; None where not known.
         index: 0, 1, … within the stream.
         rx: the antenna of the node.
     """
@@ -112,14 +112,13 @@ class Windower:
     Rules, each one counted:
 
     - a frame of a length not in ``accept`` is skipped as ``length_<n>``, one with NaN or infinity as
-    ``non_finite``;
-      both keep their place in the sequence, so they make no gap;
+      ``non_finite``; both keep their place in the sequence, so they make no gap;
     - the same sequence number as the last: a duplicate, dropped;
     - up to ``reorder_span`` behind the last: reordered, dropped;
     - further behind: the source restarted, so the stream begins again (a counter of 32 bits that wraps did
-    not); - a gap of up to ``max_gap`` missing numbers is bridged; a wider one begins the stream again, so
-    that with the
-      default of 0 no window spans a gap;
+      not);
+    - a gap of up to ``max_gap`` missing numbers is bridged; a wider one begins the stream again, so that with
+      the default of 0 no window spans a gap;
     - frames without a sequence number are numbered here, one after the other;
     - streams beyond ``max_streams`` are skipped as ``too_many_streams``: memory is bounded.
 
@@ -261,7 +260,7 @@ class Windower:
             frame.transmitter,
             stream.sequences[start],
             sequence,
-            frame.capture_time_ns,
+            frame.unix_time_ns,
             index,
             rx,
         )

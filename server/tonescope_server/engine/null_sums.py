@@ -9,8 +9,6 @@ import numpy as np
 from tonescope_server.models.model import Model
 from tonescope_server.types import BoolArray, FloatArray
 
-_TINY = float(np.finfo(np.float32).tiny)
-
 
 @dataclass(frozen=True, eq=False)
 class NullSums:
@@ -30,10 +28,13 @@ class NullSums:
         return cls(_columns(model.cells.null_cells), _columns(model.table.null_mask))
 
     def share(self, cells: FloatArray | None, tones: FloatArray) -> FloatArray:
-        """Return the part of Σ|attribution| on null tones, per window; by cell where there are cells."""
+        """Return the part of Σ|attribution| on null tones, per window; by cell where there are cells.
+
+        NaN where there is no attribution to have a part of.
+        """
         sums = np.abs(tones) @ self.tones if cells is None else np.abs(cells.reshape(len(cells), -1)) @ self.cells
         # In plain numbers: for the few windows of a batch that is cheaper than three calls of NumPy.
-        return np.array([on_null / max(total, _TINY) for on_null, total in sums.tolist()], np.float32)
+        return np.array([on_null / total if total > 0 else np.nan for on_null, total in sums.tolist()], np.float32)
 
 
 def _columns(null: BoolArray) -> FloatArray:

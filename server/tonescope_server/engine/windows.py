@@ -19,7 +19,8 @@ def checked(model: Model, x: npt.ArrayLike) -> FloatArray:
     Raises:
         DtypeError: complex, text or objects.
         ShapeError: another shape, or no window at all.
-        NonFiniteError: NaN or infinity; the message says where the first one is.
+        NonFiniteError: NaN or infinity; the message says where the first one is, by window and cell; by cell alone
+            where there is one window.
     """
     name, expected = model.input.name, model.input.shape[1:]
     try:
@@ -38,7 +39,8 @@ def checked(model: Model, x: npt.ArrayLike) -> FloatArray:
     finite = np.isfinite(windows)
     if not finite.all():
         where = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise NonFiniteError(f"input '{name}': expected finite numbers, got {windows[where]} at {where}")
+        place = where if len(windows) > 1 else where[1:]
+        raise NonFiniteError(f"input '{name}': expected finite numbers, got {windows[where]} at {place}")
     return windows
 
 

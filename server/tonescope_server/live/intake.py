@@ -50,6 +50,7 @@ class Intake:
         agreement: what was negotiated.
         model: the model that explains.
         normalisers: what there is, by name.
+        first_window: the number of the first window.
 
     Raises:
         NotFoundError: no normaliser of that name.
@@ -57,7 +58,12 @@ class Intake:
     """
 
     def __init__(
-        self, options: Options, agreement: Agreement, model: Model, normalisers: Mapping[str, Normaliser]
+        self,
+        options: Options,
+        agreement: Agreement,
+        model: Model,
+        normalisers: Mapping[str, Normaliser],
+        first_window: int = 0,
     ) -> None:
         self._agreement = agreement
         self._cells = model.cells
@@ -70,10 +76,11 @@ class Intake:
         )
         self._normalise = StreamNormalisation(agreement.normalisation, options, model, normalisers)
         self._resume = dict(options.resume_from)
-        self._reported: set[tuple[int, str]] = set()
+        self._reported: set[tuple[int | None, str]] = set()
         self._undecodable: Counter[str] = Counter()
         self.notices: list[Warned | Rejected] = []
         self._received = 0
+        self._first_window = first_window
         self.windows = 0
 
     def frames(self, frames: Iterable[Frame | Undecodable], now: float) -> list[Job]:
@@ -171,7 +178,7 @@ class Intake:
 
     def _next_index(self) -> int:
         self.windows += 1
-        return self.windows - 1
+        return self._first_window + self.windows - 1
 
     def _answered_before(self, node: int, last_sequence: int | None) -> bool:
         """Say whether a window was answered before the reconnection; the first newer one ends the question."""
@@ -200,7 +207,7 @@ class Intake:
             if getattr(counts, name) and self._first((-1, name)):
                 self.notices.append(Warned(name.upper(), text))
 
-    def _first(self, report: tuple[int, str]) -> bool:
+    def _first(self, report: tuple[int | None, str]) -> bool:
         if report in self._reported or len(self._reported) >= MAX_REPORTS:
             return False
         self._reported.add(report)
@@ -220,7 +227,7 @@ def in_shape(values: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[An
         len(got) == 1 or [size for size in got if size != 1] == [size for size in shape if size != 1]
     )
     if not fits:
-        raise ShapeError(f"window: expected {shape}, got {got}")
+        raise ShapeError(f"values: expected {shape}, got {got}")
     return values.reshape(shape)
 
 

@@ -52,10 +52,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Undecodable:
-    """A frame that could not be read."""
+    """A frame that could not be read; the node is None where nothing said which it was."""
 
     error: TonescopeError
-    node_id: int = 0
+    node_id: int | None = None
     sequence: int | None = None
 
 
@@ -86,11 +86,14 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """Mean and standard error per tone over one node's windows of this stream, as of one window."""
+    """Mean and standard error per tone over one node's windows of this stream, as of one window.
+
+    One window alone has no standard error.
+    """
 
     count: int
     mean: FloatArray
-    standard_error: FloatArray
+    standard_error: FloatArray | None
 
 
 @dataclass(slots=True, eq=False)
@@ -120,7 +123,7 @@ class Rejected:
     """The first frame of its node that was refused as one of its kind. Later ones are only counted."""
 
     error: TonescopeError
-    node_id: int = 0
+    node_id: int | None = None
     sequence: int | None = None
 
 

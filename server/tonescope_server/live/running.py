@@ -22,7 +22,7 @@ class RunningMean:
         self._squares = np.zeros(size)
 
     def add(self, values: FloatArray) -> Running:
-        """Take one more vector in and return where that leaves things; the error is zero until there are two.
+        """Take one more vector in and return where that leaves things; there is no error until there are two.
 
         Shapes:
             values: ``[size]``.
@@ -32,6 +32,6 @@ class RunningMean:
         self._mean += before / self._count
         self._squares += before * (values - self._mean)
         # The variance of the mean: the sample variance over the count.
-        divisor = max(self._count - 1, 1) * self._count
-        error = np.sqrt(self._squares * (1.0 / divisor)) if self._count > 1 else self._squares
-        return Running(self._count, self._mean.astype(np.float32), error.astype(np.float32))
+        divisor = (self._count - 1) * self._count
+        error = np.sqrt(self._squares * (1.0 / divisor)).astype(np.float32) if divisor else None
+        return Running(self._count, self._mean.astype(np.float32), error)

@@ -82,7 +82,8 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         )
         options, model, prepared = await self._prepare(opening)
         agreement = negotiate(options, model.model, max(len(request.windows), 1))
-        intake = Intake(options, agreement, model.model, self._explainers.host.normalisers)
+        normalisers, first = self._explainers.host.normalisers, request.first_window_index
+        intake = Intake(options, agreement, model.model, normalisers, first)
         jobs = intake.take(map(window_of, request.windows), time.perf_counter())
         patience = Patience(context.time_remaining())
         try:

@@ -97,7 +97,7 @@ def tensor_of(array: npt.NDArray[Any]) -> tensor_pb2.Tensor:
 def window_of(message: csi_pb2.Window) -> ReceivedWindow:
     """Read a window; what is wrong with its values goes with it, as it is answered in its turn."""
     try:
-        values: npt.NDArray[Any] | TonescopeError = array_of(message.values, "window")
+        values: npt.NDArray[Any] | TonescopeError = array_of(message.values, "values")
     except InvalidInputError as error:
         values = error
     return ReceivedWindow(
@@ -120,7 +120,9 @@ def frame_of(message: csi_pb2.Frame, decoders: Mapping[str, Decoder], default_fo
             raise FrameError("frame: expected raw bytes, I/Q or amplitudes, got no payload", "no_payload")
         values = _complex(array_of(message.iq, "frame I/Q")) if kind == "iq" else _amplitude(message.amplitude)
     except TonescopeError as error:
-        return Undecodable(error, message.node_id, sequence)
+        # What is not raw comes from the node that it names; of raw bytes, zero means that they were to say which.
+        known = message.node_id or message.WhichOneof("payload") != "raw"
+        return Undecodable(error, message.node_id if known else None, sequence)
     return Frame(
         values,
         message.node_id,
@@ -150,7 +152,9 @@ def _decoded(message: csi_pb2.Frame, decoder: Decoder, sequence: int | None) -> 
         said["transmitter"] = message.transmitter
     if frame.sequence is None and sequence is not None:
         said["sequence"] = sequence
-    for name in ("capture_time_ns", "rssi_dbm", "noise_floor_dbm", "agc_gain"):
+    if frame.unix_time_ns is None and message.HasField("capture_time_ns"):
+        said |= {"capture_time_ns": message.capture_time_ns, "header": {**frame.header, "clock": "unix"}}
+    for name in ("rssi_dbm", "noise_floor_dbm", "agc_gain"):
         if getattr(frame, name) is None and message.HasField(name):
             said[name] = getattr(message, name)
     return _with(frame, said) if said else frame

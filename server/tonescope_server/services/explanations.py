@@ -48,13 +48,14 @@ class ExplanationWriter:
         outcome, job = answer.outcome, answer.job
         if isinstance(outcome, TonescopeError):
             into.problem.CopyFrom(problem_of(outcome))
+            into.problem.message = f"window {job.index}: {into.problem.message}"
         else:
             into.CopyFrom(self._same)
             self._write_result(outcome, answer.row, into)
             into.normalisation = job.normalisation
-            into.compute_ms = answer.compute_s * 1e3
             if answer.running is not None:
                 self._write_running(answer.running, into.running)
+        into.compute_ms = answer.compute_s * 1e3
         into.queue_ms = answer.queue_s * 1e3
         into.dropped_before = answer.dropped_before
         _identify(job, into)
@@ -72,8 +73,8 @@ class ExplanationWriter:
             into.cells.CopyFrom(tensor_of(result.cells[row].astype(np.float32, copy=False)))
         if result.convergence_delta is not None:
             into.convergence_delta = result.convergence_delta[row]
-        if result.null_tone_share is not None:
-            into.null_tone_share = result.null_tone_share[row]
+        if result.null_tone_share is not None and not np.isnan(share := result.null_tone_share[row]):
+            into.null_tone_share = share
         if result.standard_error is not None:
             self._write_tones(result.standard_error[row], into.standard_error)
         for warning in result.warnings:
@@ -85,7 +86,8 @@ class ExplanationWriter:
     def _write_running(self, running: Running, into: attribution_pb2.RunningStatistics) -> None:
         into.count = running.count
         self._write_tones(running.mean, into.mean)
-        self._write_tones(running.standard_error, into.standard_error)
+        if running.standard_error is not None:
+            self._write_tones(running.standard_error, into.standard_error)
 
     def _write_tones(self, values: FloatArray, into: tensor_pb2.Tensor) -> None:
         into.dtype = _FLOAT32

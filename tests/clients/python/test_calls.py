@@ -31,6 +31,7 @@ def requests(windows: Any, **more: Any) -> list[attribution_service_pb2.ExplainR
 def test_a_batch_is_cut_where_a_message_would_be_longer_than_a_mebibyte() -> None:
     cut = requests(np.zeros((600, 56, 20), dtype=np.float32), normalise="recording", statistics=[(np.ones(56),) * 2])
     assert [len(each.windows) for each in cut] == [234, 234, 132]
+    assert [each.first_window_index for each in cut] == [0, 234, 468]
     assert max(each.ByteSize() for each in cut) < 1_100_000
     assert {each.options.model.name for each in cut} == {"m"}
     assert {each.normalisation for each in cut} == {csi_pb2.NORMALISATION_RECORDING}

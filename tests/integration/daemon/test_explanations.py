@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+from typing import Any
+
 import grpc
 import numpy as np
 import pytest
@@ -53,9 +57,33 @@ def test_a_class_that_was_never_trained_is_flagged_and_no_other(channel: grpc.Ch
     explanations = attribution(channel).Explain(explain_request(many)).explanations
     assert {each.prediction.class_index for each in explanations} == {0, 1, 2}
     for each in explanations:
+        assert each.prediction.HasField("class_never_trained")
         never = each.prediction.class_index == 2
         assert each.prediction.class_never_trained is never
         assert ("CLASS_NEVER_TRAINED" in [warning.code for warning in each.warnings]) is never
+
+
+def test_what_the_manifest_does_not_say_of_training_is_not_answered(
+    start_daemon: Any, tiny_store: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_store / "tiny", tmp_path / "store" / "tiny")
+    manifest = tmp_path / "store" / "tiny" / "model.toml"
+    manifest.write_text(manifest.read_text().replace("trained_classes = [0, 1]\n", ""))
+    many = np.random.default_rng(1).normal(size=(60, 56, 4))
+    with grpc.insecure_channel(start_daemon(store=tmp_path / "store").address) as channel:
+        explanations = attribution(channel).Explain(explain_request(many)).explanations
+    assert {each.prediction.class_index for each in explanations} == {0, 1, 2}
+    assert not any(each.prediction.HasField("class_never_trained") for each in explanations)
+
+
+def test_what_is_not_known_of_a_window_is_absent(channel: grpc.Channel) -> None:
+    bad = explained(live(channel, opening(), windows([BATCH[0].T])))[0]
+    assert not any(bad.HasField(name) for name in ("prediction", "score", "evaluations", "null_tone_share", "running"))
+    nothing, something = explained(live(channel, opening(), windows([np.zeros((56, 4)), BATCH[0]])))
+    assert not nothing.HasField("null_tone_share"), "an attribution of zero everywhere has no part on null tones"
+    assert something.HasField("null_tone_share")
+    assert not nothing.running.HasField("standard_error"), "one window alone has no standard error"
+    assert something.running.HasField("standard_error")
 
 
 def test_a_result_is_reproduced_from_itself(channel: grpc.Channel) -> None:

@@ -90,6 +90,22 @@ def test_a_bad_window_is_answered_with_its_own_problem_and_the_others_as_ever(
     assert of_kind(stream, "summary")[0].failed == 1
 
 
+def test_the_problem_of_a_window_says_which_window_of_the_batch_and_where_in_it(channel: grpc.Channel) -> None:
+    values = BATCH.copy()
+    values[2, 3, 1], values[4, 55, 0] = np.nan, -np.inf
+    request = explain_request(values)
+    request.windows[5].values.data = request.windows[5].values.data[:-1]
+    request.first_window_index = 100
+    single = attribution(channel).Explain(request).explanations
+    assert {each.window_index: each.problem.message for each in single if each.problem.message} == {
+        102: "window 102: input 'x': expected finite numbers, got nan at (3, 1)",
+        104: "window 104: input 'x': expected finite numbers, got -inf at (55, 0)",
+        105: "window 105: values: expected 896 bytes for (56, 4) float32, got 895",
+    }
+    stream = explained(live(channel, opening(), windows(BATCH[:1]), windows([values[0], values[2]])))
+    assert [each.problem.message.partition(":")[0] for each in stream] == ["", "", "window 2"]
+
+
 def test_undecodable_frames_are_rejected_by_name_and_the_stream_goes_on(channel: grpc.Channel) -> None:
     good = [csi_pb2.Frame(amplitude=tensor(np.arange(1, 57) + i), node_id=1, sequence=i) for i in range(4)]
     vitals = csi_pb2.Frame(raw=b"\x02\x00\x11\xc5" + bytes(28), format="adr018", node_id=1)
@@ -103,6 +119,9 @@ def test_undecodable_frames_are_rejected_by_name_and_the_stream_goes_on(channel:
     rejected = of_kind(responses, "rejected")
     assert {each.problem.reason for each in rejected} == {"WRONG_MAGIC", "SHORT_FRAME", "UNKNOWN_FORMAT"}
     assert any("vitals" in each.problem.message for each in rejected)
+    assert {each.node_id for each in rejected} == {1}
+    nameless = of_kind(live(channel, opening(), frames(csi_pb2.Frame(raw=b"?", format="adr018"))), "rejected")
+    assert not nameless[0].HasField("node_id")
     summary = of_kind(responses, "summary")[0]
     assert (summary.frames_received, summary.frames_used) == (14, 4)
     kinds = {"vitals", "unknown_magic", "short", "length_192", "unknown_format"}

@@ -31,6 +31,13 @@ def test_tones_are_counted_for_one_antenna():
     assert Frame(np.zeros((3, 64), np.complex64)).n_tones == 64
 
 
+@pytest.mark.parametrize(("clock", "known"), [("unix", 7), ("boot", None), (None, 7)])
+def test_a_clock_that_counts_from_power_up_tells_no_unix_time(clock: str | None, known: int | None):
+    frame = Frame(np.zeros(1, np.float32), capture_time_ns=7, header={"clock": clock} if clock else {})
+    assert frame.unix_time_ns == known
+    assert frame.capture_time_ns == 7
+
+
 def test_a_frame_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Frame(np.zeros(1, np.float32)).node_id = 3  # type: ignore[misc]

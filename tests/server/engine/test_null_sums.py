@@ -34,5 +34,11 @@ def test_without_cells_the_share_is_that_of_the_tones(model):
     np.testing.assert_allclose(NullSums.of(model).share(None, tones), expected, rtol=1e-5)
 
 
-def test_an_attribution_of_nothing_has_no_share_on_null_tones(model):
-    assert NullSums.of(model).share(None, np.zeros((2, 64), np.float32)).tolist() == [0.0, 0.0]
+def test_the_share_of_an_attribution_of_nothing_is_not_known(model):
+    assert np.isnan(NullSums.of(model).share(None, np.zeros((2, 64), np.float32))).all()
+
+
+def test_the_smallest_attribution_has_a_share(model):
+    tones = np.zeros((1, 64), np.float32)
+    tones[0, 5] = np.finfo(np.float32).smallest_subnormal
+    assert NullSums.of(model).share(None, tones).tolist() == [0.0]

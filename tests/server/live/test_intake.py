@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from tonescope_server.csi.frames import Frame
+from tonescope_server.engine.explainer import Explainer
 from tonescope_server.errors import (
     NotFoundError,
     ParameterError,
@@ -18,7 +19,8 @@ from tonescope_server.errors import (
     WrongMagicError,
 )
 from tonescope_server.live.intake import MAX_REPORTS, Intake, in_shape
-from tonescope_server.live.messages import Job, ReceivedWindow, Rejected, Undecodable, Warned
+from tonescope_server.live.messages import Job, Options, ReceivedWindow, Rejected, Undecodable, Warned
+from tonescope_server.live.protocol import negotiate
 
 Make = Callable[..., Intake]
 Frames = Callable[..., list[Frame]]
@@ -130,6 +132,15 @@ def test_a_bad_window_keeps_its_place_and_carries_its_error(make_intake: Make) -
     reasons = [job.cells.reason if isinstance(job.cells, TonescopeError) else "" for job in jobs]
     assert reasons == ["", "WRONG_SHAPE", "NON_FINITE", "WRONG_DTYPE", "WRONG_SHAPE", ""]
     assert [job.index for job in jobs] == list(range(6))
+
+
+def test_windows_of_a_request_that_goes_on_with_a_batch_are_numbered_on(explainer: Explainer) -> None:
+    options = Options()
+    agreement = negotiate(options, explainer.model, 8)
+    intake = Intake(options, agreement, explainer.model, explainer.host.normalisers, first_window=234)
+    jobs = intake.take([window(np.zeros((56, 4), np.float32)) for _ in range(2)], now=0.0)
+    assert [job.index for job in jobs] == [234, 235]
+    assert intake.summary().windows == 2
 
 
 def test_statistics_of_a_recording_are_used_per_node(make_intake: Make) -> None:

@@ -16,10 +16,10 @@ def test_mean_and_standard_error_are_those_of_the_whole_series() -> None:
     np.testing.assert_allclose(now.standard_error, series.std(axis=0, ddof=1) / np.sqrt(50), rtol=1e-5)
 
 
-def test_the_standard_error_is_zero_until_there_are_two_windows() -> None:
+def test_one_window_alone_has_no_standard_error() -> None:
     running = RunningMean(3)
-    assert not running.add(np.ones(3, np.float32)).standard_error.any()
-    assert running.add(np.full(3, 2, np.float32)).standard_error.all()
+    assert running.add(np.ones(3, np.float32)).standard_error is None
+    np.testing.assert_allclose(running.add(np.full(3, 2, np.float32)).standard_error, 0.5)
 
 
 def test_a_large_offset_costs_no_precision() -> None:

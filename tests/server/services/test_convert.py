@@ -152,6 +152,36 @@ def test_a_frame_that_cannot_be_read_says_why(message: csi_pb2.Frame, reason: st
     assert (frame.node_id, frame.sequence) == (3, 8)
 
 
+@pytest.mark.parametrize(
+    ("message", "node"),
+    [
+        (csi_pb2.Frame(raw=b"x", format="adr018"), None),
+        (csi_pb2.Frame(raw=b"x", format="adr018", node_id=3), 3),
+        (csi_pb2.Frame(amplitude=tensor_of(np.ones((2, 2), np.float32))), 0),
+    ],
+)
+def test_the_node_of_a_packet_that_cannot_be_read_is_known_only_where_the_message_names_it(
+    message: csi_pb2.Frame, node: int | None
+) -> None:
+    frame = frame_of(message, HOST.decoders)
+    assert isinstance(frame, Undecodable)
+    assert frame.node_id == node
+
+
+CSI_LINE = b'CSI_DATA,5,aa:bb:cc:dd:ee:ff,-40,11,-90,0,0,6,123456,100,0,4,0,"[1,2,3,4]"'
+
+
+def test_a_line_with_a_clock_that_counts_from_power_up_takes_its_time_from_the_message_or_has_none() -> None:
+    line = csi_pb2.Frame(raw=CSI_LINE, format="esp_csi_csv")
+    silent = frame_of(line, HOST.decoders)
+    line.capture_time_ns = 1_760_000_000 * 10**9
+    told = frame_of(line, HOST.decoders)
+    assert isinstance(silent, Frame)
+    assert isinstance(told, Frame)
+    assert (silent.capture_time_ns, silent.unix_time_ns) == (123_456_000, None)
+    assert told.unix_time_ns == 1_760_000_000 * 10**9
+
+
 @given(raw=st.binary(max_size=200), format=st.sampled_from(sorted(HOST.decoders)))
 def test_no_bytes_break_a_decoder(raw: bytes, format: str) -> None:
     assert isinstance(frame_of(csi_pb2.Frame(raw=raw, format=format), HOST.decoders), Frame | Undecodable)

@@ -277,7 +277,9 @@ class Prediction(_message.Message):
     probability: _builtins.float
     """Its probability, in [0, 1]; absent for a regression model."""
     class_never_trained: _builtins.bool
-    """True where the manifest says that the predicted class never occurred in training."""
+    """Whether the predicted class never occurred in training; absent where the manifest does not say which classes did,
+    and for a regression model.
+    """
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The first output's elements (logits, probabilities or values), flat."""
@@ -293,19 +295,23 @@ class Prediction(_message.Message):
         class_name: _builtins.str = ...,
         probability: _builtins.float | None = ...,
         scores: _abc.Iterable[_builtins.float] | None = ...,
-        class_never_trained: _builtins.bool = ...,
+        class_never_trained: _builtins.bool | None = ...,
         outputs: _abc.Mapping[_builtins.str, _tensor_pb2.Tensor] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_class_index", b"_class_index", "_probability", b"_probability", "class_index", b"class_index", "probability", b"probability"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_class_index", b"_class_index", "_class_never_trained", b"_class_never_trained", "_probability", b"_probability", "class_index", b"class_index", "class_never_trained", b"class_never_trained", "probability", b"probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_class_index", b"_class_index", "_probability", b"_probability", "class_index", b"class_index", "class_name", b"class_name", "class_never_trained", b"class_never_trained", "outputs", b"outputs", "probability", b"probability", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_class_index", b"_class_index", "_class_never_trained", b"_class_never_trained", "_probability", b"_probability", "class_index", b"class_index", "class_name", b"class_name", "class_never_trained", b"class_never_trained", "outputs", b"outputs", "probability", b"probability", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__class_index: _TypeAlias = _typing.Literal["class_index"]  # noqa: Y015
     _WhichOneofArgType__class_index: _TypeAlias = _typing.Literal["_class_index", b"_class_index"]  # noqa: Y015
+    _WhichOneofReturnType__class_never_trained: _TypeAlias = _typing.Literal["class_never_trained"]  # noqa: Y015
+    _WhichOneofArgType__class_never_trained: _TypeAlias = _typing.Literal["_class_never_trained", b"_class_never_trained"]  # noqa: Y015
     _WhichOneofReturnType__probability: _TypeAlias = _typing.Literal["probability"]  # noqa: Y015
     _WhichOneofArgType__probability: _TypeAlias = _typing.Literal["_probability", b"_probability"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__class_index) -> _WhichOneofReturnType__class_index | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__class_never_trained) -> _WhichOneofReturnType__class_never_trained | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__probability) -> _WhichOneofReturnType__probability | None: ...
 
@@ -354,7 +360,7 @@ class RunningStatistics(_message.Message):
 
     @_builtins.property
     def standard_error(self) -> _tensor_pb2.Tensor:
-        """The standard error of that mean per tone: float32, shape (n_tones); zero until there are two windows."""
+        """The standard error of that mean per tone: float32, shape (n_tones); absent until there are two windows."""
 
     def __init__(
         self,
@@ -414,19 +420,23 @@ class Explanation(_message.Message):
     window_index: _builtins.int
     """The number of this window among those of its stream or batch, from 0."""
     score: _builtins.float
-    """The target's value."""
+    """The target's value; absent where there is a problem."""
     tone_layout: _builtins.str
     """The id of the tone table whose rows `tones` has."""
     convergence_delta: _builtins.float
     """Σ cells − (f(x) − f(baseline)); absent for a method that has none."""
     null_tone_share: _builtins.float
-    """The part of Σ|attribution| on tones that carry no signal, in [0, 1]; absent where no tone is known to be null."""
+    """The part of Σ|attribution| on tones that carry no signal, in [0, 1]; absent where no tone is known to be null,
+    and where the attribution is zero everywhere.
+    """
     model_digest: _builtins.str
     """sha256 of the model that answered, in hexadecimal."""
     rule_set: _builtins.str
     """The backward rule set; empty where no gradient was taken."""
     normalisation: _builtins.str
-    """The normalisation that was used: "none", "manifest", "recording" or "running"."""
+    """The normalisation that the daemon used: "none" (also where the sender had normalised the window), "manifest",
+    "recording", "running" or a plugin's.
+    """
     queue_ms: _builtins.float
     """Milliseconds from arrival of the window (its last frame) to the start of computing."""
     compute_ms: _builtins.float
@@ -434,10 +444,12 @@ class Explanation(_message.Message):
     dropped_before: _builtins.int
     """Windows of this stream dropped since the previous explanation."""
     evaluations: _builtins.int
-    """Model evaluations spent."""
+    """Model evaluations spent; absent where there is a problem."""
     @_builtins.property
     def problem(self) -> _error_pb2.Problem:
-        """Set where this window could not be explained; every field but those that identify the window is then empty."""
+        """Set where this window could not be explained. Then only what identifies the window, the two times and
+        `dropped_before` are filled in.
+        """
 
     @_builtins.property
     def prediction(self) -> Global___Prediction:
@@ -486,7 +498,7 @@ class Explanation(_message.Message):
         window_index: _builtins.int = ...,
         prediction: Global___Prediction | None = ...,
         target: Global___Target | None = ...,
-        score: _builtins.float = ...,
+        score: _builtins.float | None = ...,
         tones: _tensor_pb2.Tensor | None = ...,
         cells: _tensor_pb2.Tensor | None = ...,
         top: _abc.Iterable[Global___TopTone] | None = ...,
@@ -502,33 +514,41 @@ class Explanation(_message.Message):
         queue_ms: _builtins.float = ...,
         compute_ms: _builtins.float = ...,
         dropped_before: _builtins.int = ...,
-        evaluations: _builtins.int = ...,
+        evaluations: _builtins.int | None = ...,
         standard_error: _tensor_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns", "_convergence_delta", b"_convergence_delta", "_first_sequence", b"_first_sequence", "_last_sequence", b"_last_sequence", "_null_tone_share", b"_null_tone_share", "capture_time_ns", b"capture_time_ns", "cells", b"cells", "convergence_delta", b"convergence_delta", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "method", b"method", "null_tone_share", b"null_tone_share", "prediction", b"prediction", "problem", b"problem", "running", b"running", "standard_error", b"standard_error", "target", b"target", "tones", b"tones"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns", "_convergence_delta", b"_convergence_delta", "_evaluations", b"_evaluations", "_first_sequence", b"_first_sequence", "_last_sequence", b"_last_sequence", "_null_tone_share", b"_null_tone_share", "_score", b"_score", "capture_time_ns", b"capture_time_ns", "cells", b"cells", "convergence_delta", b"convergence_delta", "evaluations", b"evaluations", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "method", b"method", "null_tone_share", b"null_tone_share", "prediction", b"prediction", "problem", b"problem", "running", b"running", "score", b"score", "standard_error", b"standard_error", "target", b"target", "tones", b"tones"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns", "_convergence_delta", b"_convergence_delta", "_first_sequence", b"_first_sequence", "_last_sequence", b"_last_sequence", "_null_tone_share", b"_null_tone_share", "capture_time_ns", b"capture_time_ns", "cells", b"cells", "compute_ms", b"compute_ms", "convergence_delta", b"convergence_delta", "dropped_before", b"dropped_before", "evaluations", b"evaluations", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "method", b"method", "model_digest", b"model_digest", "node_id", b"node_id", "normalisation", b"normalisation", "null_tone_share", b"null_tone_share", "prediction", b"prediction", "problem", b"problem", "queue_ms", b"queue_ms", "rule_set", b"rule_set", "running", b"running", "score", b"score", "standard_error", b"standard_error", "target", b"target", "tone_layout", b"tone_layout", "tones", b"tones", "top", b"top", "warnings", b"warnings", "window_index", b"window_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns", "_convergence_delta", b"_convergence_delta", "_evaluations", b"_evaluations", "_first_sequence", b"_first_sequence", "_last_sequence", b"_last_sequence", "_null_tone_share", b"_null_tone_share", "_score", b"_score", "capture_time_ns", b"capture_time_ns", "cells", b"cells", "compute_ms", b"compute_ms", "convergence_delta", b"convergence_delta", "dropped_before", b"dropped_before", "evaluations", b"evaluations", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "method", b"method", "model_digest", b"model_digest", "node_id", b"node_id", "normalisation", b"normalisation", "null_tone_share", b"null_tone_share", "prediction", b"prediction", "problem", b"problem", "queue_ms", b"queue_ms", "rule_set", b"rule_set", "running", b"running", "score", b"score", "standard_error", b"standard_error", "target", b"target", "tone_layout", b"tone_layout", "tones", b"tones", "top", b"top", "warnings", b"warnings", "window_index", b"window_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__capture_time_ns: _TypeAlias = _typing.Literal["capture_time_ns"]  # noqa: Y015
     _WhichOneofArgType__capture_time_ns: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns"]  # noqa: Y015
     _WhichOneofReturnType__convergence_delta: _TypeAlias = _typing.Literal["convergence_delta"]  # noqa: Y015
     _WhichOneofArgType__convergence_delta: _TypeAlias = _typing.Literal["_convergence_delta", b"_convergence_delta"]  # noqa: Y015
+    _WhichOneofReturnType__evaluations: _TypeAlias = _typing.Literal["evaluations"]  # noqa: Y015
+    _WhichOneofArgType__evaluations: _TypeAlias = _typing.Literal["_evaluations", b"_evaluations"]  # noqa: Y015
     _WhichOneofReturnType__first_sequence: _TypeAlias = _typing.Literal["first_sequence"]  # noqa: Y015
     _WhichOneofArgType__first_sequence: _TypeAlias = _typing.Literal["_first_sequence", b"_first_sequence"]  # noqa: Y015
     _WhichOneofReturnType__last_sequence: _TypeAlias = _typing.Literal["last_sequence"]  # noqa: Y015
     _WhichOneofArgType__last_sequence: _TypeAlias = _typing.Literal["_last_sequence", b"_last_sequence"]  # noqa: Y015
     _WhichOneofReturnType__null_tone_share: _TypeAlias = _typing.Literal["null_tone_share"]  # noqa: Y015
     _WhichOneofArgType__null_tone_share: _TypeAlias = _typing.Literal["_null_tone_share", b"_null_tone_share"]  # noqa: Y015
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__capture_time_ns) -> _WhichOneofReturnType__capture_time_ns | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__convergence_delta) -> _WhichOneofReturnType__convergence_delta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__evaluations) -> _WhichOneofReturnType__evaluations | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__first_sequence) -> _WhichOneofReturnType__first_sequence | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last_sequence) -> _WhichOneofReturnType__last_sequence | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__null_tone_share) -> _WhichOneofReturnType__null_tone_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
 
 Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
 

@@ -27,7 +27,7 @@ from tonescope.v1 import csi_pb2 as tonescope_dot_v1_dot_csi__pb2
 from tonescope.v1 import live_pb2 as tonescope_dot_v1_dot_live__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tonescope/v1/attribution_service.proto\x12\x0ctonescope.v1\x1a\x1etonescope/v1/attribution.proto\x1a\x16tonescope/v1/csi.proto\x1a\x17tonescope/v1/live.proto\"\xcc\x01\n\x0e\x45xplainRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.tonescope.v1.ExplainOptions\x12%\n\x07windows\x18\x02 \x03(\x0b\x32\x14.tonescope.v1.Window\x12\x32\n\rnormalisation\x18\x03 \x01(\x0e\x32\x1b.tonescope.v1.Normalisation\x12\x30\n\nstatistics\x18\x04 \x03(\x0b\x32\x1c.tonescope.v1.ToneStatistics\"o\n\x0f\x45xplainResponse\x12/\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x19.tonescope.v1.Explanation\x12+\n\ntone_table\x18\x02 \x01(\x0b\x32\x17.tonescope.v1.ToneTable2\x9f\x01\n\x12\x41ttributionService\x12\x46\n\x07\x45xplain\x12\x1c.tonescope.v1.ExplainRequest\x1a\x1d.tonescope.v1.ExplainResponse\x12\x41\n\x04Live\x12\x19.tonescope.v1.LiveRequest\x1a\x1a.tonescope.v1.LiveResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tonescope/v1/attribution_service.proto\x12\x0ctonescope.v1\x1a\x1etonescope/v1/attribution.proto\x1a\x16tonescope/v1/csi.proto\x1a\x17tonescope/v1/live.proto\"\xe8\x01\n\x0e\x45xplainRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.tonescope.v1.ExplainOptions\x12%\n\x07windows\x18\x02 \x03(\x0b\x32\x14.tonescope.v1.Window\x12\x32\n\rnormalisation\x18\x03 \x01(\x0e\x32\x1b.tonescope.v1.Normalisation\x12\x30\n\nstatistics\x18\x04 \x03(\x0b\x32\x1c.tonescope.v1.ToneStatistics\x12\x1a\n\x12\x66irst_window_index\x18\x05 \x01(\r\"o\n\x0f\x45xplainResponse\x12/\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x19.tonescope.v1.Explanation\x12+\n\ntone_table\x18\x02 \x01(\x0b\x32\x17.tonescope.v1.ToneTable2\x9f\x01\n\x12\x41ttributionService\x12\x46\n\x07\x45xplain\x12\x1c.tonescope.v1.ExplainRequest\x1a\x1d.tonescope.v1.ExplainResponse\x12\x41\n\x04Live\x12\x19.tonescope.v1.LiveRequest\x1a\x1a.tonescope.v1.LiveResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,9 +35,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tonescope.v1.attribution_se
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EXPLAINREQUEST']._serialized_start=138
-  _globals['_EXPLAINREQUEST']._serialized_end=342
-  _globals['_EXPLAINRESPONSE']._serialized_start=344
-  _globals['_EXPLAINRESPONSE']._serialized_end=455
-  _globals['_ATTRIBUTIONSERVICE']._serialized_start=458
-  _globals['_ATTRIBUTIONSERVICE']._serialized_end=617
+  _globals['_EXPLAINREQUEST']._serialized_end=370
+  _globals['_EXPLAINRESPONSE']._serialized_start=372
+  _globals['_EXPLAINRESPONSE']._serialized_end=483
+  _globals['_ATTRIBUTIONSERVICE']._serialized_start=486
+  _globals['_ATTRIBUTIONSERVICE']._serialized_end=645
 # @@protoc_insertion_point(module_scope)

@@ -30,8 +30,11 @@ class ExplainRequest(_message.Message):
     WINDOWS_FIELD_NUMBER: _builtins.int
     NORMALISATION_FIELD_NUMBER: _builtins.int
     STATISTICS_FIELD_NUMBER: _builtins.int
+    FIRST_WINDOW_INDEX_FIELD_NUMBER: _builtins.int
     normalisation: _csi_pb2.Normalisation.ValueType
     """How to normalise them; unspecified means that they are taken as they are: the sender normalised them."""
+    first_window_index: _builtins.int
+    """The number of the first of these windows, where a batch is sent in several requests; the others follow it."""
     @_builtins.property
     def options(self) -> _attribution_pb2.ExplainOptions:
         """Model, target, method and what to send back."""
@@ -51,10 +54,11 @@ class ExplainRequest(_message.Message):
         windows: _abc.Iterable[_csi_pb2.Window] | None = ...,
         normalisation: _csi_pb2.Normalisation.ValueType = ...,
         statistics: _abc.Iterable[_csi_pb2.ToneStatistics] | None = ...,
+        first_window_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["normalisation", b"normalisation", "options", b"options", "statistics", b"statistics", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_window_index", b"first_window_index", "normalisation", b"normalisation", "options", b"options", "statistics", b"statistics", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -274,7 +274,7 @@ class Opened(_message.Message):
     model_digest: _builtins.str
     """sha256 of the model, in hexadecimal."""
     normalisation: _csi_pb2.Normalisation.ValueType
-    """The normalisation as resolved."""
+    """The normalisation as resolved; unspecified for a plugin's, which each explanation names."""
     queue_windows: _builtins.int
     """The most windows that wait."""
     overload_policy: Global___OverloadPolicy.ValueType
@@ -435,7 +435,7 @@ class Rejected(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
-    """The node."""
+    """The node; absent means not known: the packet could not be read, and the frame named none."""
     sequence: _builtins.int
     """Its sequence number; absent means not known."""
     @_builtins.property
@@ -446,15 +446,20 @@ class Rejected(_message.Message):
         self,
         *,
         problem: _error_pb2.Problem | None = ...,
-        node_id: _builtins.int = ...,
+        node_id: _builtins.int | None = ...,
         sequence: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_sequence", b"_sequence", "problem", b"problem", "sequence", b"sequence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_node_id", b"_node_id", "_sequence", b"_sequence", "node_id", b"node_id", "problem", b"problem", "sequence", b"sequence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sequence", b"_sequence", "node_id", b"node_id", "problem", b"problem", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_node_id", b"_node_id", "_sequence", b"_sequence", "node_id", b"node_id", "problem", b"problem", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__node_id: _TypeAlias = _typing.Literal["node_id"]  # noqa: Y015
+    _WhichOneofArgType__node_id: _TypeAlias = _typing.Literal["_node_id", b"_node_id"]  # noqa: Y015
     _WhichOneofReturnType__sequence: _TypeAlias = _typing.Literal["sequence"]  # noqa: Y015
     _WhichOneofArgType__sequence: _TypeAlias = _typing.Literal["_sequence", b"_sequence"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__node_id) -> _WhichOneofReturnType__node_id | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sequence) -> _WhichOneofReturnType__sequence | None: ...
 
 Global___Rejected: _TypeAlias = Rejected  # noqa: Y015

@@ -135,7 +135,9 @@ class TensorSpec(_message.Message):
     """The operator that produces it; empty for an input."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The size of each axis; −1 for one that varies, such as the batch axis."""
+        """The size of each axis; −1 for one that varies, such as the batch axis. Empty where shape inference could not tell
+        the rank: whatever is listed has a batch axis.
+        """
 
     def __init__(
         self,
