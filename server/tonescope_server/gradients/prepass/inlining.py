@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import onnx
@@ -25,10 +25,13 @@ def inline_functions(model: ir.Model, has_rule: Callable[[ir.Node], bool]) -> ir
         A new model with shapes inferred; the model itself where there is nothing to inline.
     """
     for _ in range(MOST_NESTED):
-        names = sorted({n.op_type for n in model.graph if _carries(n) and not has_rule(n) and _is_function(n, model)})
+        names = sorted(
+            {n.op_type for n in model.graph.all_nodes() if _carries(n) and not has_rule(n) and _is_function(n, model)}
+        )
         if not names:
             return model
         proto = ir.to_proto(model)
+        state_defaults(proto.graph, names, model.opset_imports.get("", 18))
         chosen = [("", name) for name in names]
         # The inliner asks for the type of operands that are left out too, and fails where they have none.
         proto.graph.value_info.add(type=onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None))
@@ -36,7 +39,7 @@ def inline_functions(model: ir.Model, has_rule: Callable[[ir.Node], bool]) -> ir
         for i in reversed([i for i, v in enumerate(inlined.graph.value_info) if not v.name]):
             del inlined.graph.value_info[i]
         model = infer_shapes(ir.from_proto(inlined))
-        _name_nodes(model.graph)
+        _name_nodes(model)
     return model
 
 
@@ -57,8 +60,25 @@ def _is_function(node: ir.Node, model: ir.Model) -> bool:
     return bool(found.has_function or found.has_context_dependent_function)
 
 
-def _name_nodes(graph: ir.Graph) -> None:
+def state_defaults(graph: onnx.GraphProto, names: Collection[str], version: int) -> None:
+    """Write the default of every attribute that nodes of some operators leave out into them, in place.
+
+    The inliner leaves a Constant without a value where the function's text names an attribute that the node lacks.
+    """
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                state_defaults(attribute.g, names, version)
+        if node.domain not in ("", "ai.onnx") or node.op_type not in names:
+            continue
+        stated = {a.name for a in node.attribute}
+        for name, declared in onnx.defs.get_schema(node.op_type, version, "").attributes.items():
+            if name not in stated and declared.default_value.type:
+                node.attribute.append(declared.default_value)
+
+
+def _name_nodes(model: ir.Model) -> None:
     """Give nodes that came without a name one, so that errors can say which they are."""
-    for number, node in enumerate(graph):
+    for number, node in enumerate(model.graph.all_nodes()):
         if not node.name:
             node.name = f"inlined_{node.op_type}_{number}"

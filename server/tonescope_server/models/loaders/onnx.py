@@ -9,20 +9,19 @@ from types import MappingProxyType
 import numpy as np
 import onnx
 import onnx.inliner
-import onnx.version_converter
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto
 
-from tonescope_server.errors import ManifestError, NotOnnxError, UnsupportedOperatorError
+from tonescope_server.errors import ManifestError, NotOnnxError
 from tonescope_server.models.architectures import Architecture, Tensors
 from tonescope_server.models.loaders import LoadedGraph, batch, one_line, read_bytes, sha256
 from tonescope_server.models.loaders.external import embed_external, external_tensors, location
 from tonescope_server.models.loaders.finish import ONNX_ERRORS, check, finish
+from tonescope_server.models.loaders.opset import convert, scale_by_channel
 from tonescope_server.models.loaders.pairing import pair
 from tonescope_server.models.loaders.safetensors import float_tensors, parse_tensors
 
-OPSET = 18
 _NO_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({})
 _NO_VALUES = np.empty(0, np.float32)
 _SIGNATURES = (
@@ -111,8 +110,9 @@ def load_onnx(
         tensors = parse_tensors(parts[1], weights.name)
         warnings += _embed_paired(proto, path, tensors, weights.name)
         layouts = _layouts(tensors, architectures)
+    proto = scale_by_channel(proto)
     check(proto, where)
-    proto = _convert(_inline(proto, where), where)
+    proto = convert(_inline(proto, where), where)
     proto = _any_batch(proto, input_name, input_shape, where, warnings)
     return LoadedGraph(
         graph=finish(proto, where),
@@ -152,20 +152,6 @@ def _inline(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
         return onnx.inliner.inline_local_functions(proto)
     except ONNX_ERRORS as error:
         raise NotOnnxError(f"{where}: its functions cannot be inlined: {one_line(error)}") from error
-
-
-def _convert(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
-    version = next((opset.version for opset in proto.opset_import if opset.domain in ("", "ai.onnx")), 0)
-    newest = onnx.defs.onnx_opset_version()
-    if version > newest:
-        raise UnsupportedOperatorError(f"{where}: opset {version}: expected {newest} or older")
-    if version >= OPSET or not version:
-        return proto
-    try:
-        return onnx.version_converter.convert_version(proto, OPSET)
-    except ONNX_ERRORS as error:
-        reason = one_line(error).rpartition("failed: ")[2]  # the converter puts its own source line in front
-        raise UnsupportedOperatorError(f"{where}: opset {version} cannot be converted to {OPSET}: {reason}") from error
 
 
 def _explained_input(proto: onnx.ModelProto, name: str, where: str) -> onnx.ValueInfoProto:
