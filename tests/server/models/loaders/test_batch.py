@@ -1,0 +1,120 @@
+"""The input: which it is, its batch axis, and axes that the graph leaves open."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from tonescope_server.errors import ManifestError
+from tonescope_server.models.loading import load_model
+from tonescope_server.models.manifest import Manifest
+
+from .dense import BIAS, WEIGHT, dense, expected, windows
+
+
+def test_a_batch_of_another_name_is_called_batch(save):
+    model = load_model(save(shape=("N", 4, 5), output_shape=("N", 3)))
+    assert model.graph.graph.inputs[0].shape[0] == "batch"
+    assert model.graph.graph.outputs[0].shape[0] == "batch"
+
+
+@pytest.mark.parametrize("target", [[1, 20], [1, -1]])
+def test_a_batch_fixed_at_one_is_opened_through_reshapes(target, save, run):
+    nodes = dense(helper.make_node("Reshape", ["x", "target"], ["flat"]))
+    tensors = {"w": WEIGHT, "b": BIAS, "target": np.int64(target)}
+
+    def note(proto):
+        proto.graph.value_info.append(helper.make_tensor_value_info("flat", TensorProto.FLOAT, (1, 20)))
+
+    model = load_model(save(nodes=nodes, tensors=tensors, shape=(1, 4, 5), output_shape=(1, 3), change=note))
+    x = windows()
+    np.testing.assert_allclose(run(model.graph, x)["logits"], expected(x), rtol=1e-5, atol=1e-5)
+    assert model.input.shape == (-1, 4, 5)
+    assert model.outputs[0].shape == (-1, 3)
+
+
+def test_a_batch_that_cannot_be_opened_stays_with_a_warning(save, run):
+    # Subtracting the mean over axis 0 mixes the windows of a batch: only batches of one are right.
+    nodes = [
+        helper.make_node("ReduceMax", ["x", "zero"], ["top"], keepdims=1),
+        helper.make_node("Flatten", ["top"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w", "b"], ["logits"]),
+    ]
+    tensors = {"w": WEIGHT, "b": BIAS, "zero": np.int64([0])}
+    model = load_model(save(nodes=nodes, tensors=tensors, shape=(1, 4, 5)))
+    assert model.input.shape == (1, 4, 5)
+    assert any("takes one window at a time" in warning for warning in model.warnings)
+    np.testing.assert_allclose(run(model.graph, windows(1))["logits"], expected(windows(1)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_that_cannot_run_opened_stays_with_a_warning(save):
+    # The reshape's target is computed, so it cannot be loosened, and a longer batch does not fit it.
+    nodes = [
+        helper.make_node("Identity", ["fixed"], ["target"]),
+        *dense(helper.make_node("Reshape", ["x", "target"], ["flat"])),
+    ]
+    model = load_model(save(nodes=nodes, tensors={"w": WEIGHT, "b": BIAS, "fixed": np.int64([1, 20])}, shape=(1, 4, 5)))
+    assert model.input.shape == (1, 4, 5)
+
+
+def test_a_fixed_batch_of_several_is_refused(save):
+    nodes = [
+        helper.make_node("ReduceMax", ["x", "zero"], ["top"], keepdims=1),
+        helper.make_node("Flatten", ["top"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w", "b"], ["logits"]),
+    ]
+    tensors = {"w": WEIGHT, "b": BIAS, "zero": np.int64([0])}
+    with pytest.raises(ManifestError, match='input "x" takes batches of 4 only'):
+        load_model(save(nodes=nodes, tensors=tensors, shape=(4, 4, 5)))
+
+
+def test_an_open_axis_needs_a_size_from_the_manifest(save):
+    path = save(shape=("batch", 4, "time"))
+    with pytest.raises(ManifestError, match=r'input "x" \(batch, 4, time\): axis 2 is open: state \[input\] shape'):
+        load_model(path)
+    assert load_model(path, manifest=Manifest.parse({"input": {"shape": [4, 5]}})).input.shape == (-1, 4, 5)
+
+
+def test_an_open_axis_gets_its_size_in_the_outputs_too(save):
+    nodes = [helper.make_node("Relu", ["x"], ["logits"])]
+    path = save(nodes=nodes, shape=("batch", 4, "time"), output_shape=("batch", 4, "time"))
+    model = load_model(path, manifest=Manifest.parse({"input": {"shape": [4, 5]}}))
+    assert model.outputs[0].shape == (-1, 4, 5)
+
+
+def test_a_shape_that_contradicts_the_graph_is_refused(save):
+    with pytest.raises(ManifestError, match=r"expected \(batch, 4, 5\) as in the graph, got \(batch, 5, 4\)"):
+        load_model(save(), manifest=Manifest.parse({"input": {"shape": [5, 4]}}))
+
+
+def test_a_model_without_a_batch_axis_is_refused(save):
+    with pytest.raises(ManifestError, match=r"expected a batch axis and at least one more, got \(20\)"):
+        load_model(save(shape=(20,), nodes=[helper.make_node("Relu", ["x"], ["logits"])]))
+
+
+def two_inputs(kind):
+    return [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ("batch", 4, 5)),
+        helper.make_tensor_value_info("y", kind, ("batch", 4, 5)),
+    ]
+
+
+def test_a_second_input_is_refused_by_name(save):
+    nodes = [helper.make_node("Add", ["x", "y"], ["logits"])]
+    with pytest.raises(ManifestError, match=r"expected one input, of a float type, got 2 \(x, y\)"):
+        load_model(save(nodes=nodes, inputs=two_inputs(TensorProto.FLOAT)))
+
+
+def test_an_input_name_there_is_none_of_is_refused(save):
+    with pytest.raises(ManifestError, match=r'no float input "csi" \(inputs: x\)'):
+        load_model(save(), manifest=Manifest.parse({"input": {"name": "csi"}}))
+
+
+def test_an_initializer_that_is_also_listed_as_an_input_is_none(save):
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ("batch", 4, 5)),
+        helper.make_tensor_value_info("w", TensorProto.FLOAT, (20, 3)),
+    ]
+    model = load_model(save(inputs=inputs))
+    assert [value.name for value in model.graph.graph.inputs] == ["x"]
