@@ -1,0 +1,123 @@
+"""The zero signature: what it contradicts, and which reading it names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tonescope_server.checks import layout
+from tonescope_server.checks.layout import check_cells, check_frames
+from tonescope_server.csi.cells import cell_map
+from tonescope_server.csi.tones import tone_layouts, tone_table
+
+
+def codes(findings):
+    return [finding.code for finding in findings]
+
+
+def test_windows_laid_out_as_declared_raise_nothing(windows, declared):
+    found, reading = check_cells(windows, declared.cells)
+    assert found == []
+    assert (reading.cell_order, reading.layout) == ("tone_frame", "esp_lltf")
+
+
+def test_windows_normalised_row_by_row_raise_nothing_either(windows, declared):
+    z = (windows - windows.mean(axis=(0, 2), keepdims=True)) / (windows.std(axis=(0, 2), keepdims=True) + 1e-6)
+    assert check_cells(z, declared.cells)[0] == []
+
+
+def test_frame_major_windows_name_the_cell_order_that_fits(windows, declared):
+    scrambled = np.ascontiguousarray(windows.transpose(0, 2, 1)).reshape(windows.shape)
+    found, reading = check_cells(scrambled, declared.cells)
+    assert codes(found) == [layout.FRAME_MAJOR]
+    assert 'input.cell_order = "frame_tone"' in found[0].remedy
+    assert reading.cell_order == "frame_tone"
+
+
+def test_scrambled_rows_that_were_normalised_are_still_told(windows, declared):
+    scrambled = np.ascontiguousarray(windows.transpose(0, 2, 1)).reshape(windows.shape)
+    mean, std = scrambled.mean(axis=(0, 2), keepdims=True), scrambled.std(axis=(0, 2), keepdims=True)
+    assert codes(check_cells((scrambled - mean) / std, declared.cells)[0]) == [layout.FRAME_MAJOR]
+
+
+def test_tone_major_windows_of_a_model_declared_frame_major_name_theirs(windows):
+    cells = cell_map((64, 20), tone_table("esp_lltf"), "frame_tone", 20)
+    found, _ = check_cells(windows, cells)
+    assert codes(found) == [layout.TONE_MAJOR]
+    assert 'input.cell_order = "tone_frame"' in found[0].remedy
+
+
+def test_axes_the_other_way_round_are_told_and_read_rightly(windows, declared):
+    found, reading = check_cells(np.ascontiguousarray(windows.transpose(0, 2, 1)), declared.cells)
+    assert codes(found) == [layout.TRANSPOSED]
+    assert reading.cell_order == "frame_tone"
+
+
+@pytest.mark.parametrize("other", ["esp_ht20", "esp_c6_64"])
+def test_the_layout_whose_nulls_are_seen_is_named(amplitude, series_from, declared, other):
+    moved = np.abs(np.random.default_rng(0).normal(20, 1, amplitude.shape)).astype(np.float32)
+    moved[:, tone_table(other).null_mask] = 0
+    found, _ = check_frames(series_from(moved), declared.cells)
+    assert codes(found) == [layout.LAYOUT_MISMATCH]
+    assert f'"{other}"' in found[0].remedy
+
+
+@pytest.mark.parametrize("by", [-4, -1, 1, 3])
+def test_rolled_tones_are_told_by_how_many_rows_and_put_right(amplitude, series_from, declared, by):
+    found, right = check_frames(series_from(np.roll(amplitude, by, axis=1)), declared.cells)
+    assert codes(found) == [layout.TONES_ROLLED]
+    assert found[0].figures["rolled_rows"] == by
+    assert found[0].node_id == 1
+    assert set(np.flatnonzero(~right.amplitude.any(axis=0))) == {list(right.rows).index(r) for r in (0, *range(27, 38))}
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_header_bytes_before_the_tones_are_told(amplitude, series_from, declared, cut):
+    header = np.tile([9.0, 0, 133, 7, 91, 2], (len(amplitude), 1))
+    header[:, 2] = np.arange(len(amplitude)) % 256
+    whole = np.concatenate([header, amplitude], axis=1).astype(np.float32)
+    found, right = check_frames(series_from(whole[:, :64] if cut else whole), declared.cells)
+    assert codes(found) == [layout.HEADER_AS_TONES]
+    assert found[0].figures["header_rows"] == 6
+    assert np.array_equal(right.amplitude[:, list(right.rows).index(1)], amplitude[:, 1])
+
+
+def test_a_tone_that_stands_still_is_not_taken_for_another_layout(amplitude, series_from, declared):
+    amplitude[:, 12] = 17.0
+    amplitude[:, 40] = 0.0
+    found, _ = check_frames(series_from(amplitude), declared.cells)
+    assert codes(found) == [layout.CONSTANT_ROWS]
+    assert "12, 40" in found[0].message
+
+
+def test_zeros_that_no_layout_explains_are_said_to_be_that(amplitude, series_from, declared):
+    amplitude[:, 40:60] = 0.0
+    found, _ = check_frames(series_from(amplitude), declared.cells)
+    assert codes(found) == [layout.LAYOUT_MISMATCH]
+    assert "nor any known layout" in found[0].message
+
+
+def test_a_few_frames_or_a_layout_without_nulls_prove_nothing(amplitude, series_from, declared):
+    rolled = np.roll(amplitude, 1, axis=1)
+    assert check_frames(series_from(rolled[: layout.FEWEST_FRAMES - 1]), declared.cells)[0] == []
+    unknown = cell_map((64, 20), tone_table("unknown_64"), "tone_frame", 20)
+    assert check_frames(series_from(rolled), unknown)[0] == []
+
+
+@pytest.mark.parametrize("name", [name for name in tone_layouts() if tone_table(name).knows_nulls])
+def test_every_layouts_own_zeros_fit_it(name):
+    table = tone_table(name)
+    rng = np.random.default_rng(1)
+    cells = np.abs(rng.normal(20, 2, (32, len(table), 4))).astype(np.float32)
+    cells[:, table.null_mask] = 0
+    assert check_cells(cells, cell_map((len(table), 4), table, "tone_frame", 4))[0] == []
+
+
+def test_a_roll_is_never_named_where_header_bytes_stand_still(amplitude, series_from, declared):
+    """A constant row is no tone: what is left after a roll must be alive."""
+    rolled = np.roll(amplitude, 1, axis=1)
+    rolled[:, 5] = 3.0
+    found, _ = check_frames(series_from(rolled), replace(declared).cells)
+    assert layout.TONES_ROLLED not in codes(found)
