@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tonescope import decode
-from tonescope.errors import InvalidInputError, ShapeError
+from tonescope.errors import InvalidInputError, ParameterError, ShapeError
+from tonescope.fields import built
 from tonescope.request import (
     Statistics,
     TargetLike,
@@ -118,13 +119,25 @@ def opening(
     overload: str = "drop_oldest",
     queue_windows: int = 0,
     default_format: str = "",
+    **unknown: Any,
 ) -> live_pb2.Open:
-    """Build the message that opens a stream. Zero and empty mean the manifest's or the daemon's own."""
+    """Build the message that opens a stream. Zero and empty mean the manifest's or the daemon's own.
+
+    Raises:
+        ParameterError: an option that there is not, of the wrong type or out of range.
+        InvalidInputError: an overload policy or a normalisation that there is not.
+    """
+    if unknown:
+        there_are = ", ".join(opening.__kwdefaults__ or ())
+        raise ParameterError(f"live stream: expected options among {there_are}; got {', '.join(map(repr, unknown))}")
     if overload not in OVERLOAD:
         raise InvalidInputError(f"overload: expected one of {', '.join(OVERLOAD)}, got {overload!r}")
-    return live_pb2.Open(
+    windowing = built(csi_pb2.Windowing, ParameterError, window_frames=window_frames, hop_frames=hop_frames)
+    return built(
+        live_pb2.Open,
+        ParameterError,
         options=options(model, version, target, method, parameters or {}, top_k, cells),
-        windowing=csi_pb2.Windowing(window_frames=window_frames, hop_frames=hop_frames),
+        windowing=windowing,
         normalisation=normalisation(normalise),
         statistics=statistics_messages(statistics),
         tone_layout=tone_layout,

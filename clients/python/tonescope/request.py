@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf import json_format, struct_pb2
 
-from tonescope.errors import InvalidInputError, ParameterError, ShapeError, TargetError
+from tonescope.errors import FrameError, InvalidInputError, ParameterError, ShapeError, TargetError
+from tonescope.fields import built
 from tonescope.tensors import to_tensor
 from tonescope.v1 import attribution_pb2, csi_pb2, model_pb2
 
@@ -124,7 +125,12 @@ def target_message(target: Target | int | str | tuple[int, ...]) -> attribution_
     if not isinstance(target, Target):
         target = Target.element(target)
     message = attribution_pb2.Target(output=target.output)
-    _fill(message, target)
+    try:
+        _fill(message, target)
+    except (TypeError, ValueError) as error:
+        raise TargetError(
+            f"target {target.kind}: expected indices, class names or labels, got {target.value!r}"
+        ) from error
     return message
 
 
@@ -179,7 +185,7 @@ def method_call(name: str, parameters: Mapping[str, Any]) -> attribution_pb2.Met
                 f"parameter {key!r}: expected numbers, text, lists or arrays, got {type(value).__name__}"
             ) from error
         struct.MergeFrom(parsed)
-    return attribution_pb2.MethodCall(name=name, parameters=struct)
+    return built(attribution_pb2.MethodCall, ParameterError, "method ", name=name, parameters=struct)
 
 
 def options(
@@ -191,9 +197,15 @@ def options(
     top_k: int,
     cells: bool,
 ) -> attribution_pb2.ExplainOptions:
-    """Build what single calls and streams have in common."""
-    return attribution_pb2.ExplainOptions(
-        model=model_pb2.ModelRef(name=model, version=version),
+    """Build what single calls and streams have in common.
+
+    Raises:
+        ParameterError: one of them of the wrong type or out of range.
+    """
+    return built(
+        attribution_pb2.ExplainOptions,
+        ParameterError,
+        model=built(model_pb2.ModelRef, ParameterError, "model ", name=model, version=version),
         target=None if target is None else target_message(target),
         method=method_call(method, parameters),
         top_k=top_k,
@@ -205,10 +217,14 @@ def statistics_messages(statistics: Sequence[Statistics]) -> list[csi_pb2.ToneSt
     """Build per-tone statistics from (mean, std) or (mean, std, node_id) tuples."""
     messages = []
     for each in statistics:
-        mean, std = (np.asarray(part, dtype=np.float32) for part in each[:2])
+        try:
+            mean, std = (np.asarray(part, dtype=np.float32) for part in each[:2])
+        except (TypeError, ValueError) as error:
+            raise ParameterError("statistics: expected (mean, std) or (mean, std, node_id) of numbers") from error
         message = csi_pb2.ToneStatistics(mean=to_tensor(mean), std=to_tensor(std))
         if len(each) == 3:
-            message.node_id = each[2]
+            node = built(csi_pb2.ToneStatistics, ParameterError, "statistics: ", node_id=each[2])
+            message.node_id = node.node_id
         messages.append(message)
     return messages
 
@@ -219,7 +235,10 @@ def frame_message(frame: FrameLike) -> csi_pb2.Frame:
         frame = Frame(raw=frame)
     elif isinstance(frame, np.ndarray):
         frame = Frame(iq=frame) if np.iscomplexobj(frame) else Frame(amplitude=frame)
-    message = csi_pb2.Frame(
+    message = built(
+        csi_pb2.Frame,
+        FrameError,
+        "frame: ",
         format=frame.format,
         node_id=frame.node_id,
         transmitter=frame.transmitter,
@@ -253,7 +272,10 @@ def window_message(window: WindowLike) -> csi_pb2.Window:
     """Build a window from a Window or a bare array."""
     if not isinstance(window, Window):
         window = Window(window)
-    return csi_pb2.Window(
+    return built(
+        csi_pb2.Window,
+        InvalidInputError,
+        "window: ",
         values=to_tensor(window.values),
         node_id=window.node_id,
         first_sequence=window.first_sequence,

@@ -9,7 +9,7 @@ import pytest
 
 from tonescope import Window
 from tonescope.calls import explain_requests, one_source, opening
-from tonescope.errors import InvalidInputError, ShapeError
+from tonescope.errors import InvalidInputError, ParameterError, ShapeError
 from tonescope.v1 import attribution_service_pb2, csi_pb2, live_pb2
 
 
@@ -69,6 +69,44 @@ def test_words_become_the_contracts_values() -> None:
 def test_a_word_that_is_not_known_is_named_with_those_that_are(name: str, value: str) -> None:
     with pytest.raises(InvalidInputError, match=rf"expected one of .*got '{value}'"):
         opening(model="m", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"top_k": -1}, "top_k: expected a whole number from 0 to 4294967295, got -1"),
+        ({"top_k": 1.5}, "top_k: expected a whole number from 0 to 4294967295, got 1.5"),
+        ({"hop_frames": 2**32}, "hop_frames: expected a whole number from 0 to 4294967295, got 4294967296"),
+        ({"window_frames": "20"}, "window_frames: expected a whole number from 0 to 4294967295, got '20'"),
+        ({"queue_windows": -1}, "queue_windows: expected a whole number from 0 to 4294967295, got -1"),
+        ({"latency_budget_ms": "soon"}, "latency_budget_ms: expected a number, got 'soon'"),
+        ({"cells": "some"}, "cells: expected True or False, got 'some'"),
+        ({"tone_layout": 64}, "tone_layout: expected text, got 64"),
+        ({"version": 1}, "model version: expected text, got 1"),
+        ({"method": 1}, "method name: expected text, got 1"),
+        ({"statistics": [(np.ones(3), "x")]}, "statistics: expected (mean, std) or (mean, std, node_id) of numbers"),
+        ({"statistics": [(np.ones(3), np.ones(3), -1)]}, "statistics: node_id: expected a whole number from 0 to"),
+        ({"foo": 1, "bar": 2}, "got 'foo', 'bar'"),
+    ],
+    ids=str,
+)
+def test_an_option_that_cannot_be_is_named_in_one_line(option: dict[str, Any], said: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        opening(model="m", **option)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_option_is_told_with_those_there_are() -> None:
+    with pytest.raises(
+        ParameterError, match=r"^live stream: expected options among version, method, .*default_format;"
+    ):
+        opening(model="m", foo=1)
+
+
+def test_an_option_of_a_batch_is_checked_as_a_streams_is() -> None:
+    with pytest.raises(ParameterError, match=r"^top_k: expected a whole number from 0 to 4294967295, got -1$"):
+        requests(np.zeros((1, 4)), top_k=-1)
 
 
 def test_frames_and_windows_together_are_refused() -> None:

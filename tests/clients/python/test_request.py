@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from tonescope import Frame, Target, Window
-from tonescope.errors import InvalidInputError, ParameterError, ShapeError, TargetError
+from tonescope.errors import FrameError, InvalidInputError, ParameterError, ShapeError, TargetError
 from tonescope.request import frame_message, method_call, options, target_message, window_message
 from tonescope.tensors import to_array
 from tonescope_server.services.convert import target_of
@@ -50,6 +52,12 @@ def test_what_is_no_target_is_refused(bad: object) -> None:
         target_message(bad)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("bad", [Target.mean(["a"]), Target.element(2**70), Target.log_probability(-1.5j)], ids=repr)  # type: ignore[list-item,arg-type]
+def test_a_target_that_cannot_travel_is_named(bad: Target) -> None:
+    with pytest.raises(TargetError, match=f"^target {bad.kind}: expected indices, class names or labels, got "):
+        target_message(bad)
+
+
 def test_parameters_keep_their_values_and_arrays_become_lists() -> None:
     call = method_call("ig", {"n_steps": 64, "baseline": np.eye(2), "rule": "trapezoid", "x": None})
     assert dict(call.parameters) == {"n_steps": 64, "baseline": [[1, 0], [0, 1]], "rule": "trapezoid", "x": None}
@@ -82,6 +90,18 @@ def test_absent_fields_stay_absent_and_zero_is_sent() -> None:
     assert message.HasField("sequence")
     assert not message.HasField("rssi_dbm")
     assert not window_message(Window(np.ones(2))).HasField("last_sequence")
+
+
+@pytest.mark.parametrize("bad", [{"node_id": -1}, {"sequence": 1.5}, {"transmitter": 3}, {"rssi_dbm": "loud"}], ids=str)
+def test_a_frames_field_that_cannot_be_is_named(bad: dict[str, Any]) -> None:
+    ((name, value),) = bad.items()
+    with pytest.raises(FrameError, match=f"^frame: {name}: expected .*, got {value!r}$"):
+        frame_message(Frame(amplitude=np.ones(3), **bad))
+
+
+def test_a_windows_field_that_cannot_be_is_named() -> None:
+    with pytest.raises(InvalidInputError, match=r"^window: node_id: expected a whole number from 0 to .*, got -1$"):
+        window_message(Window(np.ones(3), node_id=-1))
 
 
 def test_a_frame_has_exactly_one_payload() -> None:
