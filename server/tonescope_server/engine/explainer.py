@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from os import environ
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,14 @@ from tonescope_server.engine.prepared import Check, Prepared, never
 from tonescope_server.engine.session import Session
 from tonescope_server.engine.targets import Resolved, TargetLike, as_target, resolve
 from tonescope_server.engine.windows import checked
-from tonescope_server.errors import ParameterError, TonescopeError, UnknownModelError, UnknownTensorError
+from tonescope_server.errors import (
+    ModelError,
+    ParameterError,
+    StorePathError,
+    UnknownModelError,
+    UnknownTensorError,
+    UnsupportedOperatorError,
+)
 from tonescope_server.gradients import differentiable, missing_rules
 from tonescope_server.gradients.differentiate import is_float, named, values_by_name
 from tonescope_server.gradients.prepass import infer_shapes
@@ -82,7 +89,8 @@ class Explainer:
             threads: of ONNX Runtime.
 
         Raises:
-            UnknownModelError: neither a file nor a name in the store.
+            UnknownModelError, StorePathError: neither a file nor a name in the store.
+            ParameterError: a manifest, adapter or weights beside a name in the store, which has its own.
             ModelError: the model cannot be loaded.
         """
         host = installed_plugins()
@@ -98,8 +106,12 @@ class Explainer:
                 f"model '{path_or_name}': expected a file, or a name in a store; no such file, and no store was given "
                 f"(argument store, or environment variable {STORE_VARIABLE})"
             )
-        name, _, version = str(path_or_name).partition("/")
-        return cls(ModelStore(folder, host.architectures).get(name, version), host, threads=threads)
+        for option, given in {"manifest": manifest, "adapter": adapter, "weights": weights}.items():
+            if given is not None:
+                raise ParameterError(
+                    f"{option}: expected only with a model file, got model '{path_or_name}', of which there is no file"
+                )
+        return cls(_from_store(ModelStore(folder, host.architectures), str(path_or_name)), host, threads=threads)
 
     # -- answers ------------------------------------------------------------------------------------------------
 
@@ -134,25 +146,42 @@ class Explainer:
         """
         return self.prepare(method, target, parameters).run(checked(self.model, x))
 
-    def gradients(
-        self, x: npt.ArrayLike, target: TargetLike = None, *, at: Sequence[str], rule_set: str = "standard"
-    ) -> dict[str, FloatArray]:
-        """Return the gradients of the target by several values, from one backward pass.
+    @overload
+    def gradient(
+        self, x: npt.ArrayLike, target: TargetLike = ..., *, at: str = ..., rule_set: str = ...
+    ) -> FloatArray: ...
+    @overload
+    def gradient(
+        self, x: npt.ArrayLike, target: TargetLike = ..., *, at: list[str] | tuple[str, ...], rule_set: str = ...
+    ) -> dict[str, FloatArray]: ...
+    def gradient(
+        self,
+        x: npt.ArrayLike,
+        target: TargetLike = None,
+        *,
+        at: str | list[str] | tuple[str, ...] = "input",
+        rule_set: str = "standard",
+    ) -> FloatArray | dict[str, FloatArray]:
+        """Return the gradient of the target by the input or by an internal value; or by several, from one backward pass.
 
         Args:
             x: (batch, *input shape).
             target: as for ``explain``.
-            at: as for ``gradient``, each.
+            at: ``"input"``; or a layer, by the name of its value in the graph, of its node, or by the path of its
+                module where the exporter recorded one. Or a list of such names.
             rule_set: backward rules by name.
 
         Returns:
-            By the names in ``at``: (batch, *shape of the value).
+            (batch, *shape of the value); by the names in ``at`` where it is a list.
 
         Raises:
             UnknownTensorError: no such value; the message lists some.
         """
         windows, resolved = checked(self.model, x), self.resolve(target)
-        names = tuple(self._value(name) for name in at)
+        values = {name: self._value(name) for name in (at if isinstance(at, list | tuple) else [at])}
+        names = tuple(dict.fromkeys(values.values()))
+        if not names:
+            raise UnknownTensorError("at: expected at least one name, got an empty list")
 
         def describe(tape: Tape) -> None:
             for number, found in enumerate(tape.evaluate_at(names, rule_set)):
@@ -161,27 +190,8 @@ class Explainer:
         plan = self.compiled(("gradients", names, rule_set), resolved, describe, keep=names)
         feeds = {self.model.input.name: windows, **resolved.feeds(slice(None), len(windows))}
         results = plan.session.run(feeds)
-        return {name: results[f"gradient:{number}"] for number, name in enumerate(at)}
-
-    def gradient(
-        self, x: npt.ArrayLike, target: TargetLike = None, *, at: str = "input", rule_set: str = "standard"
-    ) -> FloatArray:
-        """Return the gradient of the target by the input or by an internal value.
-
-        Args:
-            x: (batch, *input shape).
-            target: as for ``explain``.
-            at: ``"input"``; or a layer, by the name of its value in the graph, of its node, or by the path of its
-                module where the exporter recorded one.
-            rule_set: backward rules by name.
-
-        Returns:
-            (batch, *shape of the value).
-
-        Raises:
-            UnknownTensorError: no such value; the message lists some.
-        """
-        return self.gradients(x, target, at=[at], rule_set=rule_set)[at]
+        found = {name: results[f"gradient:{names.index(value)}"] for name, value in values.items()}
+        return found[at] if isinstance(at, str) else found
 
     def activation(self, x: npt.ArrayLike, at: str) -> FloatArray:
         """Return an internal value: (batch, *shape of the value)."""
@@ -247,6 +257,8 @@ class Explainer:
 
     def applicability(self) -> dict[str, str]:
         """Return for each method "" where it can explain the model's first output, else why it cannot."""
+        if self.why_it_cannot_run:
+            return dict.fromkeys(sorted(self.host.methods), self.why_it_cannot_run)
         return {name: self._why_not(method) for name, method in sorted(self.host.methods.items())}
 
     def _why_not(self, method: Method) -> str:
@@ -258,6 +270,15 @@ class Explainer:
         if not missing:
             return ""
         return f"no rule for operator {', '.join(dict.fromkeys(operator_name(n) for n in missing))}"
+
+    @cached_property
+    def why_it_cannot_run(self) -> str:
+        """Why the model itself cannot be run, and so nothing be said of it; "" where it can."""
+        try:
+            _ = self._forward
+        except ModelError as error:
+            return str(error)
+        return ""
 
     def layers(self) -> tuple[TensorSpec, ...]:
         """Return the internal values that a gradient can be taken by."""
@@ -312,6 +333,8 @@ class Explainer:
         Raises:
             UnknownTensorError: no value of floating point goes by that name.
         """
+        if not isinstance(at, str):
+            raise UnknownTensorError(f"at: expected a name, got {at!r}")
         if not at:
             raise UnknownTensorError("at: expected 'input', or the name of a value, a node or a module; got ''")
         if at == "input":
@@ -346,10 +369,21 @@ class Explainer:
         )
         try:
             describe(tape)
-        except TonescopeError as error:
+        except UnsupportedOperatorError as error:
+            if self.why_it_cannot_run:
+                raise ModelError(self.why_it_cannot_run) from error
             raise _still_work(error, self.host.methods) from error
         graph = tape.finish()
         return Plan(graph, Session(graph, threads=self._threads), tape.rule_set_used)
+
+
+def _from_store(store: ModelStore, asked: str) -> Model:
+    """Return the model of a name; where it can be no name, say that it is no file either."""
+    name, _, version = asked.partition("/")
+    try:
+        return store.get(name, version)
+    except StorePathError as error:
+        raise StorePathError(f"model '{asked}': no such file or folder, and as a name in the store: {error}") from error
 
 
 @lru_cache(maxsize=1)
@@ -358,10 +392,8 @@ def installed_plugins() -> PluginHost:
     return PluginHost.load()
 
 
-def _still_work(error: TonescopeError, methods: Mapping[str, Method]) -> TonescopeError:
+def _still_work(error: UnsupportedOperatorError, methods: Mapping[str, Method]) -> UnsupportedOperatorError:
     """Add, to an operator that cannot be differentiated, the methods that need no gradient."""
-    if error.reason != "UNSUPPORTED_OPERATOR":
-        return error
     names = sorted(n for n, m in methods.items() if m.requirement is Requirement.PREDICTIONS)
     return type(error)(f"{error}; these methods need no gradient and still work: {', '.join(names) or 'none'}")
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
+import onnxruntime.capi.onnxruntime_pybind11_state as ort_state
 
 from tonescope_server.errors import ModelError, TonescopeError
 
@@ -39,6 +40,9 @@ class Session:
         try:
             self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
+            unknown = ", ".join(_unregistered(graph))
+            if unknown:
+                raise ModelError(f"the model cannot be run: ONNX Runtime has no operator {unknown}") from error
             raise _refused("ONNX Runtime does not accept the graph", error) from error
         self._options = ort.RunOptions()  # one for every run: making it costs ONNX Runtime 2 µs each time
         self.inputs = tuple(i.name for i in self._session.get_inputs())
@@ -56,6 +60,13 @@ class Session:
         except Exception as error:
             raise _refused("ONNX Runtime could not run the graph", error) from error
         return dict(zip(self.outputs, results, strict=True))
+
+
+def _unregistered(graph: ir.Model) -> list[str]:
+    """Name the operators, with their domains, that this build of ONNX Runtime does not know at any version."""
+    known = {(schema.domain or "ai.onnx", schema.name) for schema in ort_state.get_all_operator_schema()}
+    asked = {(node.domain or "ai.onnx", node.op_type) for node in graph.graph.all_nodes()}
+    return [f"{domain}::{name}" for domain, name in sorted(asked - known)]
 
 
 def _refused(what: str, error: Exception) -> TonescopeError:

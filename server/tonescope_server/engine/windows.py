@@ -19,8 +19,7 @@ def checked(model: Model, x: npt.ArrayLike) -> FloatArray:
     Raises:
         DtypeError: complex, text or objects.
         ShapeError: another shape, or no window at all.
-        NonFiniteError: NaN or infinity; the message says where the first one is, by window and cell; by cell alone
-            where there is one window.
+        NonFiniteError: NaN or infinity; the message says where the first one is, and in which of several windows.
     """
     name, expected = model.input.name, model.input.shape[1:]
     try:
@@ -38,9 +37,10 @@ def checked(model: Model, x: npt.ArrayLike) -> FloatArray:
         windows = np.ascontiguousarray(array, np.dtype(model.input.dtype))
     finite = np.isfinite(windows)
     if not finite.all():
-        where = tuple(int(i) for i in np.argwhere(~finite)[0])
-        place = where if len(windows) > 1 else where[1:]
-        raise NonFiniteError(f"input '{name}': expected finite numbers, got {windows[where]} at {place}")
+        window, *where = (int(i) for i in np.argwhere(~finite)[0])
+        which = f"window {window}: " if len(windows) > 1 else ""
+        got = windows[(window, *where)]
+        raise NonFiniteError(f"{which}input '{name}': expected finite numbers, got {got} at {tuple(where)}")
     return windows
 
 

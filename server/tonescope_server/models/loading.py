@@ -61,11 +61,15 @@ def load_model(
         ModelError: one of its kinds, each with one line that names the file.
     """
     known = built_in_architectures() if architectures is None else architectures
+    if manifest is not None and Path(path).suffix == ".toml":
+        raise ManifestError(f"{path}: expected a model file or folder beside another manifest, got a manifest")
     files = _files(Path(path), manifest, adapter, weights)
     stated = files.manifest
     if files.weights.suffix == ".onnx":
         loaded = _load_onnx(files, known)
     else:
+        if files.paired is not None:
+            raise ManifestError(f"{files.weights.name}: paired weights need an ONNX model, got safetensors weights")
         loaded = load_safetensors(
             files.weights,
             known,

@@ -65,5 +65,5 @@ def client_table(table: tones.ToneTable) -> ToneTable:
 
 def _cells(job: Job) -> npt.NDArray[Any]:
     if isinstance(job.cells, TonescopeError):
-        raise job.cells
+        raise type(job.cells)(f"window {job.index}: {job.cells}")
     return job.cells

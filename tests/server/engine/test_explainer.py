@@ -11,6 +11,7 @@ from tonescope_server import Explainer
 from tonescope_server.engine.windows import checked
 from tonescope_server.errors import (
     DtypeError,
+    ModelError,
     NonFiniteError,
     NotFoundError,
     ParameterError,
@@ -78,8 +79,11 @@ def test_a_bad_window_is_refused_in_one_line(explainers, name, ask):
 def test_a_number_that_is_not_finite_is_refused_with_its_place(explainers, name):
     x = tiny_windows(tiny_models()["scrambled"]).astype(np.float64)
     x[3, 7, 2] = HOLES[name]
-    with pytest.raises(NonFiniteError, match=r"expected finite numbers, got (nan|-?inf) at \(3, 7, 2\)"):
+    with pytest.raises(NonFiniteError, match=r"expected finite numbers, got (nan|-?inf) at \(7, 2\)") as several:
         explainers["scrambled"].explain(x)
+    assert str(several.value).startswith("window 3: input 'csi': ")
+    with pytest.raises(NonFiniteError, match=r"^input 'csi': expected finite numbers, got (nan|-?inf) at \(7, 2\)"):
+        explainers["scrambled"].explain(x[3:4])
 
 
 def test_infinities_that_cancel_are_seen(explainers):
@@ -243,9 +247,27 @@ def test_layers_are_the_values_a_gradient_can_be_taken_by(explainers):
 def test_several_gradients_come_from_one_backward_pass(explainers):
     explainer, x = explainers["conv_1d"], tiny_windows(tiny_models()["conv_1d"])
     inner = next(layer.name for layer in explainer.layers() if layer.op_type == "Relu")
-    found = explainer.gradients(x, 0, at=["input", inner])
+    found = explainer.gradient(x, 0, at=["input", inner])
     np.testing.assert_allclose(found["input"], explainer.gradient(x, 0), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(found[inner], explainer.gradient(x, 0, at=inner), rtol=1e-5, atol=1e-7)
+
+
+def test_a_value_asked_for_twice_or_by_two_names_is_answered_under_each(explainers):
+    explainer, x = explainers["mlp"], tiny_windows(tiny_models()["mlp"])
+    by_value = explainer.model.input.name
+    found = explainer.gradient(x, 0, at=("input", by_value, "input"))
+    assert list(found) == ["input", by_value]
+    assert found["input"].tobytes() == found[by_value].tobytes() == explainer.gradient(x, 0).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [(["input", 3], "a name, got 3"), (None, "a name, got None"), ([], "at least one name, got an empty list")],
+    ids=str,
+)
+def test_what_is_no_name_is_refused_in_words(explainers, at, said):
+    with pytest.raises(UnknownTensorError, match=f"^at: expected {said}$"):
+        explainers["mlp"].gradient(tiny_windows(tiny_models()["mlp"]), at=at)
 
 
 def test_a_layer_goes_by_its_node_and_by_the_module_that_the_exporter_recorded(tmp_path):
@@ -346,6 +368,36 @@ def test_a_method_whose_own_rules_refuse_an_operator_is_said_not_to_apply(tmp_pa
     found = Explainer.load(tmp_path / "m.onnx").applicability()
     assert found["saliency"] == found["occlusion"] == ""
     assert "ReduceProd" in found["deep_lift"]
+
+
+def unknown_to_the_runtime(folder, domain):
+    """Write a model with an operator that no runtime has."""
+    graph = helper.make_graph(
+        [helper.make_node("Wiggle", ["x"], ["y"], domain=domain)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(domain, 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), folder / "model.onnx")
+    return Explainer.load(folder / "model.onnx")
+
+
+@pytest.mark.parametrize("domain", ["acme.radio", "com.microsoft"])
+def test_no_method_applies_to_a_model_that_the_runtime_cannot_run(tmp_path, domain):
+    explainer = unknown_to_the_runtime(tmp_path, domain)
+    said = f"the model cannot be run: ONNX Runtime has no operator {domain}::Wiggle"
+    assert set(explainer.applicability().values()) == {said}
+    for method in ("saliency", "occlusion"):
+        with pytest.raises(ModelError) as caught:
+            explainer.explain(np.zeros((1, 4)), method=method)
+        assert str(caught.value) == said
+
+
+def test_manifest_adapter_and_weights_belong_to_files_not_to_names(tiny_store):
+    for option in ("manifest", "adapter", "weights"):
+        with pytest.raises(ParameterError, match=f"^{option}: expected only with a model file, got model 'tiny'"):
+            Explainer.load("tiny", store=tiny_store, **{option: "anything"})
 
 
 def test_an_empty_name_is_no_layer(explainers):

@@ -141,6 +141,19 @@ def test_what_is_no_model_is_refused_by_name(name, tmp_path):
         load_model(tmp_path / name)
 
 
+def test_safetensors_weights_take_no_others_beside_them(shared):
+    weights = shared / "real/ruview/count_v1.safetensors"
+    with pytest.raises(
+        ManifestError, match=r"^count_v1.safetensors: paired weights need an ONNX model, got safetensors"
+    ):
+        load_model(weights, weights=weights)
+
+
+def test_a_manifest_takes_no_other_beside_it(folder):
+    with pytest.raises(ManifestError, match=r"model.toml: expected a model file or folder beside another manifest"):
+        load_model(folder / "model.toml", manifest=folder / "model.toml")
+
+
 def test_an_onnx_model_takes_no_adapter(shared):
     with pytest.raises(ManifestError, match="an adapter needs safetensors weights"):
         load_model(shared / "golden/A_count/model.onnx", adapter=shared / "golden/B_pose_adapter/adapter.safetensors")
