@@ -11,6 +11,7 @@ from importlib import import_module
 
 import typer
 
+from tonescope_server.cli.usage import UsageError, usage_line
 from tonescope_server.errors import TonescopeError
 
 # name → module : function. The function's docstring is the command's help; end it with an example.
@@ -31,7 +32,6 @@ def build(arguments: list[str]) -> typer.Typer:
     """Return the command line with the command that ``arguments`` ask for, or, for help, with all."""
     app = typer.Typer(
         name="tonescope",
-        no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -57,12 +57,18 @@ def main() -> int:
     """
     arguments = sys.argv[1:]
     try:
-        build(arguments)(arguments)
+        # Not standalone: then the parser raises what is wrong, instead of drawing a box around it.
+        code = build(arguments)(arguments or ["--help"], standalone_mode=False)
+        if not arguments:
+            return 2
+    except UsageError as error:
+        print(usage_line(error, arguments, COMMANDS), file=sys.stderr)
+        return 2
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except TonescopeError as error:
         print(f"tonescope: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return 130
-    return 0
+    return code if isinstance(code, int) else 0

@@ -11,11 +11,11 @@ from rich.table import Table
 
 import tonescope
 from tonescope.results import Explanation, ToneTable
-from tonescope_server import Explainer
 from tonescope_server.cli.band import null_share_text, prediction_text, tone_text
 from tonescope_server.cli.console import out, progress, remark, write_json
 from tonescope_server.cli.local import explain_here, jobs_of, load
 from tonescope_server.cli.options import (
+    MODEL_FILE_OPTIONS,
     AdapterOption,
     FormatOption,
     HopOption,
@@ -33,7 +33,9 @@ from tonescope_server.cli.options import (
     parse_target,
 )
 from tonescope_server.cli.recordings import ARRAYS, frames_for_daemon, open_file, read_arrays, windows_of
-from tonescope_server.cli.remote import daemon, model_name
+from tonescope_server.cli.remote import daemon
+from tonescope_server.cli.replay import open_stream
+from tonescope_server.cli.usage import only
 from tonescope_server.csi.cells import CellMap, cell_map
 from tonescope_server.csi.frames import Frame
 from tonescope_server.csi.tones import tone_table
@@ -46,6 +48,7 @@ SHOWN = 20
 
 
 def explain(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="Windows (.npy, .npz) or a recording.", show_default=False)],
     model: ModelOption = "people_count",
     store: StoreOption = None,
@@ -76,14 +79,24 @@ def explain(
     Example:  tonescope explain windows.npy -m count_v1.safetensors --method integrated_gradients -p n_steps=64 --json -
     """
     parameters = parse_parameters(param)
+    is_array = file.suffix in ARRAYS
+    if is_array:
+        only(context, ("hop", "format"), "with a recording", f"the array {file.name}")
+    if png is None:
+        only(context, ("window",), "with --png", "no --png")
     if server:
+        only(context, MODEL_FILE_OPTIONS, "without --server", f"--server {server}")
         with daemon(server) as client:
             asked = parse_target(target, output, tonescope.Target)
             options: dict[str, Any] = {"method": method, "target": asked, "top_k": top, "cells": png is not None}
             found, drawn = _remote(client, file, model, options, parameters, (normalise, hop, format), window)
     else:
-        explainer = load(model, store, manifest, adapter, weights)
-        jobs = _jobs(file, explainer, normalise, hop, format)
+        explainer = load(context, model, store, manifest, adapter, weights)
+        if is_array:
+            jobs = jobs_of(read_arrays(file), explainer, normalise)
+        else:
+            recording = open_file(file, explainer.host, format)
+            jobs = windows_of(recording, explainer.model, explainer.host, normalise, hop)[0]
         asked_here = parse_target(target, output, Target)
         found = explain_here(explainer, jobs, method, asked_here, parameters, top, cells=png is not None)
         for text in explainer.model.warnings:
@@ -95,14 +108,7 @@ def explain(
         _draw(found, window, *drawn, file, png)
         remark(f"wrote {png}")
     if json is None or str(json) != "-":
-        show(found)
-
-
-def _jobs(file: Path, explainer: Explainer, normalise: str, hop: int, format: str) -> list[Job]:
-    if file.suffix not in ARRAYS:
-        recording = open_file(file, explainer.host, format)
-        return windows_of(recording, explainer.model, explainer.host, normalise, hop)[0]
-    return jobs_of(read_arrays(file), explainer.model)
+        show(found, top)
 
 
 def _values(jobs: list[Job], window: int) -> Any:
@@ -119,21 +125,25 @@ def _remote(
     window: int,
 ) -> tuple[list[Explanation], tuple[CellMap, Any]]:
     normalise, hop, format = windowing
-    model = model_name(client, model)
-    cells = _cells_of(client.model(model))
+    name, _, version = model.partition("/")
+    cells = _cells_of(client.model(name, version))
     if file.suffix in ARRAYS:
         array = read_arrays(file)
         with progress(f"{options['method']} at {client.address}", None):
-            found = list(client.explain(array, model=model, normalise=normalise, **options, **parameters))
+            asked = {"model": name, "version": version, "normalise": normalise, **options}
+            found = list(client.explain(array, **asked, **parameters))
         return found, (cells, array[window] if window < len(array) else None)
     recording = open_file(file, installed_plugins(), format)
     frames = (each for item in recording if isinstance(item, Frame) for each in frames_for_daemon(item))
-    stream = client.live(
-        model=model,
+    stream = open_stream(
+        client,
+        recording,
+        name,
+        normalise,
+        version=version,
         frames=frames,
         overload="back_pressure",
         parameters=parameters,
-        normalise=normalise,
         hop_frames=hop,
         **options,
     )
@@ -155,28 +165,30 @@ def _cells_of(detail: tonescope.results.ModelDetail) -> CellMap:
     return cell_map(shape, tone_table(detail.tone_table.id, n), order, max(1, int(np.prod(shape)) // n))
 
 
-def show(found: list[Explanation]) -> None:
-    """Show a table of windows, and over all of them the strongest tones."""
+def show(found: list[Explanation], top: int) -> None:
+    """Show a table of windows, and over all of them the strongest tones: as many as ``top`` says."""
     table = Table("window", "node", "prediction", "score", "null share", "strongest tones", box=None)
     for each in found[:SHOWN]:
-        top = " ".join(tone_text(tone.tone, tone.row) for tone in each.top[:6])
+        tones = " ".join(tone_text(tone.tone, tone.row) for tone in each.top)
         share = null_share_text(each.null_tone_share)
         share.plain = share.plain.removeprefix("null share ")
-        table.add_row(str(each.window_index), str(each.node_id), prediction_text(each), f"{each.score:.4g}", share, top)
+        table.add_row(
+            str(each.window_index), str(each.node_id), prediction_text(each), f"{each.score:.4g}", share, tones
+        )
     out.print(table)
     if len(found) > SHOWN:
         out.print(f"… and {len(found) - SHOWN} more")
     if found:
-        out.print(strongest(found), markup=False, soft_wrap=True)
+        out.print(strongest(found, top), markup=False, soft_wrap=True)
     for text in dict.fromkeys(f"{w.code}: {w.message}" for each in found for w in each.warnings):
         remark(f"warning: {text}")
 
 
-def strongest(found: list[Explanation]) -> str:
+def strongest(found: list[Explanation], top: int) -> str:
     """Name the strongest tones by mean |attribution| over all windows."""
     mean = np.abs(np.stack([each.tones for each in found])).mean(axis=0)
     table: ToneTable = found[0].tone_table
-    rows = np.argsort(-mean, kind="stable")[:8]
+    rows = np.argsort(-mean, kind="stable")[:top]
     named = [f"{tone_text(table.tones[row] if len(table) else None, row)} ({mean[row]:.3g})" for row in rows]
     return f"strongest by mean |attribution| over {len(found)} windows: {', '.join(named)}"
 

@@ -10,18 +10,28 @@ import typer
 from rich.table import Table
 
 from tonescope_server import Explainer
-from tonescope_server.cli.console import out, write_json
+from tonescope_server.cli.console import listed, out, write_json
 from tonescope_server.cli.local import load
-from tonescope_server.cli.options import AdapterOption, FormatOption, ManifestOption, StoreOption, WeightsOption
+from tonescope_server.cli.options import (
+    MODEL_FILE_OPTIONS,
+    AdapterOption,
+    FormatOption,
+    ManifestOption,
+    StoreOption,
+    WeightsOption,
+)
 from tonescope_server.cli.recordings import ARRAYS, NodeSurvey, open_file, read_arrays, survey
+from tonescope_server.cli.usage import only
 from tonescope_server.csi.tones import detect_layout, tone_layouts, tone_table
 from tonescope_server.engine.explainer import installed_plugins
 from tonescope_server.errors import RecordingError
 
+TRANSMITTERS = 6
 _MODELS = (".onnx", ".safetensors", ".toml")
 
 
 def inspect(
+    context: typer.Context,
     path: Annotated[Path, typer.Argument(help="A model file or folder, or a recording.", show_default=False)],
     store: StoreOption = None,
     manifest: ManifestOption = None,
@@ -37,14 +47,18 @@ def inspect(
 
     Example:  tonescope inspect count_v1.onnx --weights count_v1.safetensors --layers
     """
-    if path.suffix in ARRAYS:
-        found = _array(path)
-    elif path.suffix in _MODELS or path.is_dir() or not path.exists():
+    is_model = path.suffix not in ARRAYS and (path.suffix in _MODELS or path.is_dir() or not path.exists())
+    if is_model:
         if path.suffix and not path.exists() and path.suffix not in _MODELS:
             raise RecordingError(f"{path}: expected a model or a recording, got nothing of that name")
-        found = _model(load(str(path), store, manifest, adapter, weights))
+        only(context, ("format",), "with a recording", f"the model {path}")
+        found = _model(load(context, str(path), store, manifest, adapter, weights))
     else:
-        found = _recording(path, format)
+        kind = "array" if path.suffix in ARRAYS else "recording"
+        only(context, (*MODEL_FILE_OPTIONS, "layers"), "with a model", f"the {kind} {path.name}")
+        if kind == "array":
+            only(context, ("format",), "with a recording", f"the array {path.name}")
+        found = _array(path) if kind == "array" else _recording(path, format)
     if as_json:
         write_json(found, Path("-"))
     else:
@@ -63,11 +77,13 @@ def _array(path: Path) -> dict[str, Any]:
 def _recording(path: Path, format: str) -> dict[str, Any]:
     recording = open_file(path, installed_plugins(), format)
     nodes = survey(recording)
+    nobody = nodes.pop(None, NodeSurvey())
     return {
         "is": "a recording",
         "format": recording.format,
         "frames": sum(node.frames for node in nodes.values()),
         "nodes": [_node(name, node) for name, node in nodes.items()],
+        "skipped_of_no_node": dict(nobody.skipped),
     }
 
 
@@ -140,21 +156,36 @@ def _show_array(found: dict[str, Any]) -> None:
 
 
 def _show_recording(found: dict[str, Any]) -> None:
-    _say(f"a recording in format {found['format']}: {found['frames']} frames of {len(found['nodes'])} nodes")
+    n = sum(bool(node["frames"]) for node in found["nodes"])
+    _say(f"a recording in format {found['format']}: {found['frames']} frames of {n} node{'' if n == 1 else 's'}")
     table = Table("node", "tones", "frames", "rate", "rows always zero", "layout", box=None)
     for node in found["nodes"]:
-        name = "—" if node["node"] is None else str(node["node"])
         for length in node["lengths"]:
             fits = ", ".join(length["layouts_that_fit"]) or "none"
             layout = length["layout"]
             said = f"could be {fits}" if layout.startswith("unknown") else layout
             rate = f"{node['rate_hz'] * length['frames'] / node['frames']:.1f}/s"
-            table.add_row(name, str(length["tones"]), str(length["frames"]), rate, _ranges(length["always_zero"]), said)
+            table.add_row(
+                str(node["node"]),
+                str(length["tones"]),
+                str(length["frames"]),
+                rate,
+                _ranges(length["always_zero"]),
+                said,
+            )
     out.print(table)
     for node in found["nodes"]:
+        if node["transmitters"]:
+            _say(f"node {node['node']}: hears {_few(node['transmitters'])}")
         if node["skipped"]:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(node["skipped"].items()))
-            _say(f"node {'—' if node['node'] is None else node['node']}: records that are not CSI: {kinds}")
+            _say(f"node {node['node']}: records without a frame: {listed(node['skipped'])}")
+    if found["skipped_of_no_node"]:
+        _say(f"records without a frame: {listed(found['skipped_of_no_node'])}")
+
+
+def _few(names: list[str]) -> str:
+    """Name a few of many."""
+    return ", ".join(names[:TRANSMITTERS]) + (f" and {len(names) - TRANSMITTERS} more" if names[TRANSMITTERS:] else "")
 
 
 def _ranges(rows: list[int]) -> str:

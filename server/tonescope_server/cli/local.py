@@ -7,40 +7,54 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+import typer
 
 from tonescope.results import Explanation
 from tonescope_server import Explainer
 from tonescope_server.cli.console import progress
+from tonescope_server.cli.usage import only
 from tonescope_server.demo import store_path
 from tonescope_server.engine.targets import TargetLike
 from tonescope_server.engine.windows import checked
-from tonescope_server.live.messages import Job
-from tonescope_server.models.model import Model
+from tonescope_server.live.intake import Intake
+from tonescope_server.live.messages import Job, Options, ReceivedWindow
+from tonescope_server.live.protocol import negotiate
 from tonescope_server.services.in_process import InProcess
 
 BATCH = 32
 
 
 def load(
+    context: typer.Context,
     model: str,
-    store: Path | None = None,
-    manifest: Path | None = None,
-    adapter: Path | None = None,
-    weights: Path | None = None,
+    store: Path | None,
+    manifest: Path | None,
+    adapter: Path | None,
+    weights: Path | None,
 ) -> Explainer:
-    """Load a model file, or a model of the store; of the bundled store where none is given."""
+    """Load a model file, or a model of the store; of the bundled store where none is given.
+
+    Raises:
+        ParameterError: a store on the command line beside a model that is a file.
+        TonescopeError: the model cannot be found or loaded.
+    """
     folder = store_path() if store is None else store
+    if Path(model).exists():
+        only(context, ("store",), "with the name of a model in it", f"{model}, which is here")
     return Explainer.load(model, store=folder, manifest=manifest, adapter=adapter, weights=weights)
 
 
-def jobs_of(windows: npt.NDArray[Any], model: Model) -> list[Job]:
-    """Turn an array of windows into jobs, as they are.
+def jobs_of(windows: npt.NDArray[Any], explainer: Explainer, normalise: str = "") -> list[Job]:
+    """Turn an array of windows into jobs: as they are, or normalised as the daemon would normalise them.
 
     Raises:
         InvalidInputError: of a kind that says what is wrong with them.
     """
+    model = explainer.model
     cells = checked(model, windows)
-    return [Job(cells[index : index + 1], index, 0.0, "none") for index in range(len(cells))]
+    asked = Options(normalisation=normalise or None)
+    intake = Intake(asked, negotiate(asked, model, len(cells)), model, explainer.host.normalisers)
+    return intake.take([ReceivedWindow(each) for each in cells], 0.0)
 
 
 def explain_here(

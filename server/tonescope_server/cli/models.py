@@ -12,6 +12,7 @@ from rich.table import Table
 from tonescope_server.cli.console import out, remark, write_json
 from tonescope_server.cli.options import MaybeServerOption, StoreOption
 from tonescope_server.cli.remote import daemon
+from tonescope_server.cli.usage import only
 from tonescope_server.demo import store_path
 from tonescope_server.engine.explainer import installed_plugins
 from tonescope_server.models.store import ModelStore
@@ -20,6 +21,7 @@ _COLOURS = {"ready": "green", "failed": "red", "unloaded": "yellow"}
 
 
 def models(
+    context: typer.Context,
     store: StoreOption = None,
     server: MaybeServerOption = "",
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
@@ -32,6 +34,7 @@ def models(
     """
     found: Iterable[Any]
     if server:
+        only(context, ("store",), "without --server", f"--server {server}")
         with daemon(server) as client:
             found, where = client.models(), f"the daemon at {server}"
     else:

@@ -70,6 +70,12 @@ HopOption = Annotated[
 ]
 
 
+_TARGETS = ("predicted", "mean", "sum", "loss", "log-probability")
+
+MODEL_FILE_OPTIONS = ("store", "manifest", "adapter", "weights")
+"""The options that say where a model of this process comes from, by the names of the commands' parameters."""
+
+
 class TargetClass(Protocol[T]):
     """The two classes that make targets: the daemon's and the client's."""
 
@@ -91,8 +97,12 @@ def parse_target(text: str, output: str, kind: TargetClass[T]) -> T | None:
     where = output or _nothing(kind)
     if not text and not output:
         return None
-    word, _, rest = text.partition(":")
-    if word in ("", "predicted"):
+    word, colon, rest = text.partition(":")
+    if colon and word in _TARGETS and (word == "predicted") == bool(rest):
+        raise TargetError(
+            f"target {text!r}: expected {'nothing' if rest else 'something'} after the colon, or no colon"
+        )
+    if word == "predicted" or not text:
         return kind.predicted(where)
     if word in ("mean", "sum"):
         indices = _integers(text, rest) if rest else ()
@@ -128,13 +138,15 @@ def parse_parameters(pairs: list[str] | None) -> dict[str, Any]:
     """Read ``--param NAME=VALUE``: a value is JSON where it can be read as such, else text.
 
     Raises:
-        ParameterError: no name or no ``=``.
+        ParameterError: no name, no ``=``, or a name twice.
     """
     found: dict[str, Any] = {}
     for pair in pairs or ():
         name, equals, value = pair.partition("=")
         if not name or not equals:
             raise ParameterError(f"--param {pair!r}: expected NAME=VALUE")
+        if name in found:
+            raise ParameterError(f"--param {pair!r}: expected {name!r} once, got it before as {found[name]!r}")
         try:
             found[name] = json.loads(value)
         except ValueError:

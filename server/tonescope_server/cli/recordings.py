@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tonescope_server.cli.console import listed
 from tonescope_server.csi.decoders import Recording, open_recording
 from tonescope_server.csi.frames import Frame, Skipped
 from tonescope_server.csi.normalisation import statistics
-from tonescope_server.errors import EmptyRecordingError, RecordingError
+from tonescope_server.errors import EmptyRecordingError, ParameterError, RecordingError
 from tonescope_server.live.intake import Intake
 from tonescope_server.live.messages import Job, Options, Summary
 from tonescope_server.live.protocol import negotiate
@@ -90,6 +90,21 @@ def survey(recording: Iterable[Frame | Skipped]) -> dict[int | None, NodeSurvey]
         else:
             node.skipped[item.kind] += 1
     return dict(sorted(nodes.items(), key=lambda pair: -1 if pair[0] is None else pair[0]))
+
+
+def need_nodes(recording: Recording, asked: Collection[int]) -> None:
+    """Make sure that the recording has frames of each node that was asked for.
+
+    Raises:
+        ParameterError: it has none of one of them; the message says which nodes there are.
+    """
+    if not asked:
+        return
+    there = {item.node_id for item in recording if isinstance(item, Frame)}
+    for node in asked:
+        if node not in there:
+            known = ", ".join(map(str, sorted(there)))
+            raise ParameterError(f"--node: expected a node of {recording.name} ({known}), got {node}")
 
 
 def recording_statistics(recording: Iterable[Frame | Skipped], lengths: Sequence[int], n_tones: int) -> NodeStatistics:

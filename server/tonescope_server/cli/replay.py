@@ -31,8 +31,9 @@ from tonescope_server.cli.options import (
     parse_target,
 )
 from tonescope_server.cli.pace import Played, play, speed_of
-from tonescope_server.cli.recordings import open_file, recording_statistics
+from tonescope_server.cli.recordings import need_nodes, open_file, recording_statistics
 from tonescope_server.cli.remote import daemon, model_name
+from tonescope_server.cli.usage import only
 from tonescope_server.csi.decoders import Recording
 from tonescope_server.csi.tones import tone_table
 from tonescope_server.csi.windows import accepted_lengths
@@ -79,6 +80,7 @@ class NodeResult:
 
 
 def replay(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A recording.", show_default=False)],
     server: ServerOption = DEFAULT_SERVER,
     model: RemoteModelOption = "",
@@ -102,8 +104,11 @@ def replay(
 
     Example:  tonescope replay session.csi.jsonl --server edge7:50551 --as-fast-as-possible --normalise recording
     """
+    if as_fast_as_possible:
+        only(context, ("speed",), "without --as-fast-as-possible", f"{speed:g} beside it")
     pace = speed_of(speed, as_fast_as_possible)
     recording = open_file(file, installed_plugins(), format)
+    need_nodes(recording, node or ())
     played = Played()
     results: dict[int, NodeResult] = {}
     with daemon(server) as client:
@@ -135,7 +140,7 @@ def open_stream(
 ) -> tonescope.LiveStream:
     """Open a live stream for a recording: where the statistics of the recording are asked for, send them."""
     name = model_name(client, model)
-    detail = client.model(name)
+    detail = client.model(name, options.get("version", ""))
     stated = detail.manifest.get("normalisation", {}).get("kind", "none")
     if (normalise or stated) == "recording":
         measured = recording_statistics(recording, _lengths(detail), len(detail.tone_table))

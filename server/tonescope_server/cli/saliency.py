@@ -51,6 +51,7 @@ class Kind(StrEnum):
 
 
 def saliency(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A recording or a paired file.", show_default=False)],
     model: ModelOption = "people_count",
     kind: Annotated[Kind, typer.Option("--kind", help="What the model predicts.")] = Kind.COUNT,
@@ -76,7 +77,7 @@ def saliency(
 
     Example:  tonescope saliency paired.jsonl --model pose_v1.safetensors --kind pose --max-samples 256 -o pose.json
     """
-    explainer = load(model, store, manifest, adapter, weights)
+    explainer = load(context, model, store, manifest, adapter, weights)
     recording = open_file(file, explainer.host, format)
     jobs = spread(windows_of(recording, explainer.model, explainer.host, normalise, hop)[0], max_samples)
     target = target_of(kind, explainer, recording, jobs)
@@ -198,6 +199,7 @@ def _say(report: dict[str, Any], found: Sequence[Explanation], explainer: Explai
             err.print(
                 "warning: more than 1 % on null tones: the tone layout, the cell order or the normalisation is wrong",
                 style="bold red",
+                soft_wrap=True,
             )
     for text in explainer.model.warnings:
         remark(f"warning: {text}")

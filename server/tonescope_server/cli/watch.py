@@ -34,9 +34,10 @@ from tonescope_server.cli.options import (
     parse_target,
 )
 from tonescope_server.cli.pace import Played, play, speed_of
-from tonescope_server.cli.recordings import open_file
+from tonescope_server.cli.recordings import need_nodes, open_file
 from tonescope_server.cli.remote import daemon
 from tonescope_server.cli.replay import FastOption, NodeOption, SpeedOption, open_stream
+from tonescope_server.cli.usage import only
 from tonescope_server.engine.explainer import installed_plugins
 
 REDRAWS_PER_S = 12
@@ -45,6 +46,7 @@ _RATE_SPAN_S = 2.0
 
 
 def watch(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A recording to play as live frames.", show_default=False)],
     server: ServerOption = DEFAULT_SERVER,
     model: RemoteModelOption = "",
@@ -65,8 +67,11 @@ def watch(
 
     Example:  tonescope watch session.csi.jsonl --server edge7:50551 --node 1 --method integrated_gradients --speed 2
     """
+    if as_fast_as_possible:
+        only(context, ("speed",), "without --as-fast-as-possible", f"{speed:g} beside it")
     pace = speed_of(speed, as_fast_as_possible)
     recording = open_file(file, installed_plugins(), format)
+    need_nodes(recording, node or ())
     played = Played()
     with daemon(server) as client:
         stream = open_stream(

@@ -43,6 +43,37 @@ def test_windows_are_explained_here_bit_for_bit_as_by_a_daemon(run, address: str
     assert here[0]["parameters"]["n_steps"] == there[0]["parameters"]["n_steps"] == 8
 
 
+@pytest.mark.parametrize("normalise", ["none", "manifest", "running"])
+def test_windows_are_normalised_here_as_by_a_daemon(run, address: str, tmp_path: Path, normalise: str) -> None:
+    np.save(tmp_path / "w.npy", np.random.default_rng(1).random((3, 64, 20)) + 1)
+    asked = ("explain", tmp_path / "w.npy", "--normalise", normalise, "--json", "-")
+    here, there = run(*asked).json, run(*asked, "--server", address).json
+    assert [each["tones"] for each in here] == [each["tones"] for each in there]
+    assert [each["normalisation"] for each in here] == [each["normalisation"] for each in there] == [normalise] * 3
+
+
+def test_a_recordings_own_statistics_are_used_here_and_by_a_daemon(run, recording: Path, address: str) -> None:
+    asked = ("explain", recording, "--normalise", "recording", "--json", "-")
+    here, there = run(*asked).json, run(*asked, "--server", address).json
+    assert [each["tones"] for each in here] == [each["tones"] for each in there]
+    assert {each["normalisation"] for each in here} == {"recording"}
+
+
+def test_a_version_is_asked_for_here_and_of_a_daemon(run, refused, recording: Path, address: str) -> None:
+    for where in ((), ("--server", address)):
+        ran = run("explain", recording, "-m", "people_count/1", "--json", "-", *where)
+        assert len(ran.json) == 70
+        assert 'no version "9"' in refused("explain", recording, "-m", "people_count/9", *where)
+
+
+def test_as_many_tones_are_listed_as_were_asked_for(run, tiny_store: Path, windows: Path) -> None:
+    for top in (3, 11):
+        ran = run("explain", windows, "-m", "tiny", "--store", tiny_store, "--top", top)
+        first, last = ran.out.splitlines()[1], ran.out.splitlines()[-1]
+        assert len(first.split("%")[-1].removeprefix(" ALARM").split()) == top
+        assert last.count("(") == top
+
+
 def test_the_table_names_tones_by_their_index(run, recording: Path) -> None:
     ran = run("explain", recording)
     assert ran.code == 0

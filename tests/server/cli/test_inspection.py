@@ -30,6 +30,18 @@ def test_what_is_not_csi_in_a_real_recording_is_counted_by_kind(run, shared: Pat
     assert found["frames"] + skipped == 5783
 
 
+def test_records_of_no_node_are_not_counted_as_a_node(run, shared: Path) -> None:
+    path = shared / "real/captures/esp32_csi_tool_example.csv"
+    found = run("inspect", path, "--json").json
+    assert [(node["node"], node["frames"]) for node in found["nodes"]] == [(0, 33)]
+    assert found["nodes"][0]["transmitters"] == ["D0:6E:DE:27:6B:63"]
+    assert found["skipped_of_no_node"] == {"duplicate": 27}
+    text = run("inspect", path).out
+    assert "33 frames of 1 node\n" in text
+    assert "node 0: hears D0:6E:DE:27:6B:63\n" in text
+    assert "\nrecords without a frame: 27 duplicate\n" in text
+
+
 def test_a_model_is_told_with_the_methods_that_apply_and_why_others_do_not(run, tiny_store: Path) -> None:
     found = run("inspect", "ruleless", "--store", tiny_store, "--json").json
     assert found["input"]["shape"] == [-1, 56, 4]

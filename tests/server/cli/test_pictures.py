@@ -12,6 +12,7 @@ from PIL import Image
 
 from tonescope_server.cli import pictures
 from tonescope_server.csi.tones import tone_table
+from tonescope_server.errors import ParameterError
 from tonescope_server.services.in_process import client_table
 
 
@@ -90,6 +91,22 @@ def test_the_colours_of_the_map_are_symmetric_about_zero(figures: list[Figure], 
     pictures.map_picture(band("esp_lltf"), cells, cells, tmp_path / "m.png")
     attribution = figures[0].axes[1].collections[-1]
     assert attribution.get_clim() == (-3.0, 3.0)
+
+
+@pytest.mark.parametrize("name", ["band.txt", "band", "band.PNG.bak"])
+def test_a_file_that_is_no_picture_is_refused_with_those_there_are(tmp_path: Path, name: str) -> None:
+    with pytest.raises(
+        ParameterError, match=r"expected a picture file \(.*jpg.*png.*svg.*\), got '(\.txt||\.bak)'$"
+    ) as caught:
+        pictures.band_picture(band("esp_lltf"), tmp_path / name)
+    assert name in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_suffix_in_capitals_is_the_same_picture(tmp_path: Path) -> None:
+    pictures.band_picture(band("esp_lltf"), tmp_path / "band.PNG")
+    with Image.open(tmp_path / "band.PNG") as picture:
+        assert picture.format == "PNG"
 
 
 def test_a_map_of_zeros_is_drawn_without_a_warning(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tonescope_server import Explainer, Target
+from tonescope_server.cli import console
 from tonescope_server.cli.saliency import spread
 from tonescope_server.demo import PLANTED_ROWS
 
@@ -60,6 +61,16 @@ def test_a_pose_model_with_its_adapter_works_and_says_which_kind_it_is(run, refu
     assert len(plain["saliency_per_subcarrier"]) == 56
     assert plain["saliency_per_subcarrier"] != adapted["saliency_per_subcarrier"]
     assert "which is --kind pose" in refused(*asked)
+
+
+def test_the_warning_of_null_tones_is_one_line(run, write_jsonl, tiny_store: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(console.err, "_width", 80)
+    everywhere = write_jsonl([{"csi": np.linspace(-1, 1, 224).tolist(), "csi_shape": [56, 4]}] * 2)
+    ran = run("saliency", everywhere, "-m", "tiny", "--store", tiny_store, "-o", tmp_path / "saliency.json")
+    assert any(
+        line.startswith("warning: more than 1 % on null tones") and line.endswith(" is wrong")
+        for line in ran.err.splitlines()
+    ), ran.err
 
 
 def test_a_paired_file_is_explained_against_its_own_labels(run, tiny_store: Path, write_jsonl) -> None:
