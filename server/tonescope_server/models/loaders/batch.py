@@ -34,11 +34,8 @@ _RUNTIME_ERRORS = (
 
 
 def float_inputs(proto: onnx.ModelProto) -> list[ValueInfoProto]:
-    """Return the graph inputs of a float type that need a value."""
-    return [value for value in required_inputs(proto) if value.type.tensor_type.elem_type in _FLOATS]
-
-
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+    """Return the graph inputs of floating point that need a value; every one is float32 by then."""
+    return [value for value in required_inputs(proto) if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
 
 
 def required_inputs(proto: onnx.ModelProto) -> list[ValueInfoProto]:

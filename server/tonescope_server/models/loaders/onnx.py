@@ -20,6 +20,7 @@ from tonescope_server.models.loaders.external import embed_external, external_te
 from tonescope_server.models.loaders.finish import ONNX_ERRORS, check, finish
 from tonescope_server.models.loaders.opset import convert, scale_by_channel
 from tonescope_server.models.loaders.pairing import pair
+from tonescope_server.models.loaders.precision import in_float32
 from tonescope_server.models.loaders.safetensors import float_tensors, parse_tensors
 
 _NO_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({})
@@ -112,7 +113,7 @@ def load_onnx(
         layouts = _layouts(tensors, architectures)
     proto = scale_by_channel(proto)
     check(proto, where)
-    proto = convert(_inline(proto, where), where)
+    proto = convert(in_float32(_inline(proto, where), where, warnings), where)
     proto = _any_batch(proto, input_name, input_shape, where, warnings)
     return LoadedGraph(
         graph=finish(proto, where),
