@@ -162,7 +162,7 @@ class Explainer:
         at: str | list[str] | tuple[str, ...] = "input",
         rule_set: str = "standard",
     ) -> FloatArray | dict[str, FloatArray]:
-        """Return the gradient of the target by the input or by an internal value; or by several, from one backward pass.
+        """Return the gradient of the target by the input, by an internal value, or by several in one backward pass.
 
         Args:
             x: (batch, *input shape).
