@@ -29,7 +29,8 @@ from tonescope_server.errors import (
     UnsupportedOperatorError,
 )
 from tonescope_server.gradients import differentiable, missing_rules
-from tonescope_server.gradients.differentiate import is_float, named, values_by_name
+from tonescope_server.gradients.activity import is_float
+from tonescope_server.gradients.differentiate import named, values_by_name
 from tonescope_server.gradients.prepass import infer_shapes
 from tonescope_server.gradients.rule_set import operator_name
 from tonescope_server.gradients.tape import Tape

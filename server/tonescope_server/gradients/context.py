@@ -13,7 +13,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from tonescope_server.errors import UnsupportedOperatorError
-from tonescope_server.gradients.rule_set import operator_name
+from tonescope_server.gradients.rule_set import RuleSet, operator_name
+from tonescope_server.gradients.subgraphs import copied, graphs_of
 
 Dim = int | str | None
 """A static size, the name of a symbolic one, or None where nothing is known."""
@@ -26,12 +27,14 @@ class Context:
         graph: the graph that grows.
         portable: emit only operators in their plain form, for export to other runtimes; else forms that are fast on
             ONNX Runtime's CPU kernels.
+        rule_set: whose rules are being applied; None before the first is.
     """
 
-    def __init__(self, graph: ir.Graph, *, portable: bool = False) -> None:
+    def __init__(self, graph: ir.Graph, *, portable: bool = False, around: Context | None = None) -> None:
         self.graph = graph
         self.portable = portable
-        self.rule_set_name = ""
+        self.rule_set: RuleSet | None = None
+        self._around = around
         self._tape = ir.tape.Tape(graph)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self._counts: dict[str, int] = {}
@@ -39,6 +42,10 @@ class Context:
         self._unexpanded: set[ir.Value] = set()
         self._references: dict[ir.Value, ir.Value] = {}
         self._serial = len(graph.initializers)
+
+    def inside(self, graph: ir.Graph) -> Context:
+        """Return a context for a graph that a node of this one will hold; constants stay in the outermost graph."""
+        return Context(graph, portable=self.portable, around=self)
 
     # -- emitting -----------------------------------------------------------------------------------------------
 
@@ -51,28 +58,44 @@ class Context:
         return self._tape.op_multi_out(op_type, inputs, attributes, num_outputs=outputs)
 
     def again(self, node: ir.Node, operands: Sequence[ir.Value | None]) -> Sequence[ir.Value]:
-        """Emit the same operator, with the same attributes, on other operands; return its outputs."""
-        copy = ir.Node(
-            node.domain, node.op_type, operands, list(node.attributes.values()), num_outputs=len(node.outputs)
-        )
+        """Emit the same operator, with the same attributes, on other operands; return its outputs.
+
+        What graphs inside it take from around them are operands too, after the others.
+        """
+        copy = copied(node, operands)
         self.graph.append(copy)
+        self.name_apart(graphs_of(copy))
         return copy.outputs
 
     def count(self, kind: str) -> int:
         """Return how many of a kind there were before this one: for names that must be unique."""
+        if self._around is not None:
+            return self._around.count(kind)
         self._counts[kind] = self._counts.get(kind, 0) + 1
         return self._counts[kind] - 1
 
     def spend(self, kind: str, amount: int, budget: int) -> bool:
-        """Take from a budget of this graph; tell whether there was enough."""
+        """Take from a budget of the outermost graph; tell whether there was enough."""
+        if self._around is not None:
+            return self._around.spend(kind, amount, budget)
         spent = self._counts.get(kind, 0)
         if spent + amount > budget:
             return False
         self._counts[kind] = spent + amount
         return True
 
+    def name_apart(self, graphs: Iterable[ir.Graph]) -> None:
+        """Give what copied graphs make names of their own: no two values in scope of each other may share one."""
+        for graph in graphs:
+            for value in (*graph.inputs, *(v for node in graph for v in node.outputs)):
+                if value.name:  # a result that nothing asks for has none
+                    value.name = f"inner:{self.count('inner')}"
+            self.name_apart(inner for node in graph for inner in graphs_of(node))
+
     def constant(self, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> ir.Value:
-        """Return an initializer with these elements; equal ones are shared."""
+        """Return an initializer of the outermost graph with these elements; equal ones are shared."""
+        if self._around is not None:
+            return self._around.constant(array, dtype)
         data = np.asarray(array, dtype)
         key = (data.dtype.str, data.shape, data.tobytes())
         if key not in self._constants:
@@ -139,7 +162,9 @@ class Context:
 
     def need(self, value: ir.Value | None) -> bool:
         """Tell whether a cotangent for ``value`` is of any use; rules skip the work where it is not."""
-        return value is not None and value in self._needed
+        if value is None:
+            return False
+        return value in self._needed or (self._around is not None and self._around.need(value))
 
     def also_need(self, value: ir.Value) -> ir.Value:
         """Say that a cotangent for an emitted value is wanted: a rule may hand stand-ins for operands to another."""
@@ -156,8 +181,9 @@ class Context:
 
     def unsupported(self, node: ir.Node, why: str) -> UnsupportedOperatorError:
         """Make the error for a node that the rule cannot differentiate as it is."""
+        name = "" if self.rule_set is None else self.rule_set.name
         return UnsupportedOperatorError(
-            f"operator {operator_name(node)} at node '{node.name}', rule set '{self.rule_set_name}': {why}"
+            f"operator {operator_name(node)} at node '{node.name}', rule set '{name}': {why}"
         )
 
     def scattered(
@@ -216,19 +242,23 @@ class Context:
 
     def shape_of(self, value: ir.Value) -> ir.Value:
         """Return ``value``'s shape as a 1-D int64 value: a constant where it is static."""
-        dims = self.dims(value)
-        if all(isinstance(d, int) for d in dims):
+        dims = () if value.shape is None else self.dims(value)
+        if value.shape is not None and all(isinstance(d, int) for d in dims):
             return self.ints(d for d in dims if isinstance(d, int))
         return self.op("Shape", value)
 
+    def zeros_like(self, value: ir.Value) -> ir.Value:
+        """Return zeros of ``value``'s shape and type."""
+        return self.typed(self.op("Expand", self.scalar(0.0, value), self.shape_of(value)), value)
+
     def reshape_like(self, cotangent: ir.Value, primal: ir.Value) -> ir.Value:
         """Reshape to the primal's shape, with −1 for one unknown axis rather than Shape nodes."""
-        dims = self.dims(primal)
+        dims = () if primal.shape is None else self.dims(primal)
         unknown = [i for i, d in enumerate(dims) if not isinstance(d, int)]
-        if len(unknown) <= 1 and 0 not in dims:
+        if primal.shape is not None and len(unknown) <= 1 and 0 not in dims:
             shape = self.ints(d if isinstance(d, int) else -1 for d in dims)
             return self.typed(self.op("Reshape", cotangent, shape), primal)
-        empty = {"allowzero": 1} if 0 in dims else {}  # else a 0 means: as in the operand
+        empty = {"allowzero": 1} if primal.shape is None or 0 in dims else {}  # else a 0 means: as in the operand
         return self.typed(self.op("Reshape", cotangent, self.op("Shape", primal), **empty), primal)
 
     def unbroadcast(self, cotangent: ir.Value, primal: ir.Value, result: ir.Value) -> ir.Value:

@@ -14,14 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from tonescope_server.errors import MethodNotApplicableError, ParameterError
+from tonescope_server.errors import MethodNotApplicableError, ParameterError, UnsupportedOperatorError
+from tonescope_server.gradients.activity import branching_on
 from tonescope_server.gradients.context import Context
-from tonescope_server.gradients.differentiate import named, pull_back, values_by_name
+from tonescope_server.gradients.differentiate import named, values_by_name
 from tonescope_server.gradients.prepass import fold_batch_normalization, lift_1d, remove_unused
-from tonescope_server.gradients.rule_set import RuleSet
+from tonescope_server.gradients.rule_set import RuleSet, operator_name
 from tonescope_server.gradients.scoring import flat_output, one_hot
 from tonescope_server.gradients.seed import Seed, Term, weights_name
+from tonescope_server.gradients.subgraphs import graphs_of, operands, replace_operand, with_inner
 from tonescope_server.gradients.variables import Evaluation, Var, broadcast
+from tonescope_server.gradients.walk import pull_back
 
 
 class Tape:
@@ -186,6 +189,11 @@ class Tape:
             The gradient ``(batch, K, *input shape)`` and the score ``(batch, K)``.
         """
         self._once()
+        for node in branching_on(self._forward, [self._input]):
+            raise UnsupportedOperatorError(
+                f"operator {operator_name(node)} at node '{node.name}': its condition depends on the input, and "
+                "would be one for all points of a path"
+            )
         context = self.context
         flat = context.op("Reshape", points.value, context.ints([-1, *self.x.shape]))
         flat.shape, flat.type = ir.Shape(["points", *self.x.shape]), ir.TensorType(self._dtype)
@@ -258,9 +266,7 @@ class Tape:
     def _feed_model_with(self, value: ir.Value) -> None:
         """Let the model's nodes read ``value`` instead of the input, and stand after it in the graph."""
         for node in self._forward:
-            for i, operand in enumerate(node.inputs):
-                if operand is self._input:
-                    node.replace_input_with(i, value)
+            replace_operand(node, self._input, value)
         tail = self._forward
         self._graph.remove(tail)
         self._graph.extend(tail)
@@ -326,10 +332,11 @@ class Tape:
         twins = {self._input: context.typed(whole, self._input)}
         for node in list(self._graph):
             # The weights of a predicted target are those of the window, at the reference too.
-            if node.outputs[0] in self._weights or not any(v in twins for v in node.inputs if v is not None):
+            read = operands(node)
+            if node.outputs[0] in self._weights or not any(v in twins for v in read if v is not None):
                 continue
-            operands = [None if v is None else twins.get(v, v) for v in node.inputs]
-            for old, new in zip(node.outputs, context.again(node, operands), strict=True):
+            on = [None if v is None else twins.get(v, v) for v in read]
+            for old, new in zip(node.outputs, context.again(node, on), strict=True):
                 twins[old] = context.typed(new, old)
         context.set_references(twins)
         return twins[score]
@@ -363,6 +370,6 @@ def _forget_shapes(graph: ir.Graph) -> None:
     ONNX Runtime shares buffers between values whose symbolic sizes have the same name, and fails at run time where the
     sizes then differ. It infers shapes itself; types are kept.
     """
-    for node in graph:
-        for value in node.outputs:
+    for node in with_inner(graph):
+        for value in (*node.outputs, *(v for inner in graphs_of(node) for v in inner.inputs)):
             value.shape = None

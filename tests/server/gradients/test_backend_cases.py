@@ -24,6 +24,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.ops import op_scan
 
 from tonescope_server.errors import UnsupportedOperatorError
 from tonescope_server.gradients import differentiate
@@ -60,7 +61,6 @@ NO_RULE = {
     "Det",
     "GridSample",
     "Hardmax",
-    "If",
     "Loop",
     "LpPool",
     "MaxUnpool",
@@ -70,7 +70,6 @@ NO_RULE = {
     "ReverseSequence",
     "RoiAlign",
     "STFT",
-    "Scan",
     "Sinh",
     "Tan",
     "TensorScatter",
@@ -172,6 +171,8 @@ def _node_in_double(node: onnx.NodeProto) -> None:
         a.name == "stash_type" for a in node.attribute
     ):
         node.attribute.append(helper.make_attribute("stash_type", TensorProto.DOUBLE))
+    if node.op_type == "ConstantOfShape" and not node.attribute:
+        node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1))))
     for attribute in node.attribute:
         if attribute.name in ("to", "dtype", "stash_type", "softmax_precision") and attribute.i in FLOATS:
             attribute.i = TensorProto.DOUBLE
@@ -190,13 +191,39 @@ def _tensor_in_double(tensor: TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
 
 
+class Scan(op_scan.Scan):
+    """In every direction and along every axis: ONNX's own knows only forwards along the first."""
+
+    def __init__(self, onnx_node: onnx.NodeProto, run_params: dict[str, Any]) -> None:
+        given = {a.name: list(a.ints) for a in onnx_node.attribute if a.name.startswith("scan_")}
+        plain = onnx.NodeProto()
+        plain.CopyFrom(onnx_node)
+        del plain.attribute[:]
+        plain.attribute.extend(a for a in onnx_node.attribute if a.name not in given)
+        super().__init__(plain, run_params)
+        self.given = given
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        first = len(args) - self.num_scan_inputs
+        turned = [self.turned(v, "input", k, backwards=False) for k, v in enumerate(args[first:])]
+        found = super()._run(*args[:first], *turned, **kwargs)
+        return (*found[:first], *(self.turned(v, "output", k, backwards=True) for k, v in enumerate(found[first:])))
+
+    def turned(self, value: Array, which: str, k: int, *, backwards: bool) -> Array:
+        """Move the axis that is stepped along to the front, or back; turn it round where it is read from its end."""
+        axis = self.given.get(f"scan_{which}_axes", [0] * (k + 1))[k]
+        if self.given.get(f"scan_{which}_directions", [0] * (k + 1))[k]:
+            value = np.flip(value, 0 if backwards else axis)
+        return np.moveaxis(value, 0, axis) if backwards else np.moveaxis(value, axis, 0)
+
+
 class Runner:
     """A model run by ONNX Runtime, or by the reference implementation where that cannot."""
 
     def __init__(self, model: ModelProto, *, reference: bool) -> None:
         self.names = [v.name for v in model.graph.output]
         if reference:
-            self.run_: Any = ReferenceEvaluator(model).run
+            self.run_: Any = ReferenceEvaluator(model, new_ops=[Scan]).run
         else:
             options = ort.SessionOptions()
             options.log_severity_level = 4
@@ -283,6 +310,8 @@ def with_constants(model: ModelProto, values: Mapping[str, Any], keep: Sequence[
 def at_least_opset_18(model: ModelProto) -> ModelProto:
     if all(o.version >= OLDEST for o in model.opset_import if o.domain in ("", "ai.onnx")):
         return model
+    if any(node.op_type == "Scan" and model.opset_import[0].version < 9 for node in model.graph.node):
+        raise Skip("a Scan with a batch axis, as in opset 8: it is converted to one without")
     try:
         return onnx.version_converter.convert_version(model, OLDEST)
     except (RuntimeError, onnx.version_converter.ConvertError) as error:

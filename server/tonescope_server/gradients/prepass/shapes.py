@@ -4,72 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from tonescope_server.gradients.context import constant_of
-from tonescope_server.gradients.prepass._graph import evaluated, input_of
+from tonescope_server.gradients.prepass._graph import input_of
 from tonescope_server.gradients.prepass.branches import fold_branches
+from tonescope_server.gradients.prepass.integers import Known, fold_integers
 from tonescope_server.gradients.prepass.scopes import separate_scopes
 from tonescope_server.gradients.rule_set import operator_name
 
-MOST_FOLDED = 64  # elements: shapes, not tables
 _KEEPS_SHAPE = frozenset({"GroupNormalization", "MeanVarianceNormalization", "RMSNormalization"})
 _MADE_UP = "unk__"  # how the names begin that ONNX's inference makes up
 _BROADCASTS = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Where", "MatMul"})
-_OF_INTEGERS = {"Add", "Sub", "Mul", "Mod", "Reshape", "Concat", "Squeeze", "Unsqueeze", "Slice", "Gather"}
 
 
 def infer_shapes(model: ir.Model) -> ir.Model:
     """Infer the shape and type of every value of ``model``, in place, and return it."""
     separate_scopes(model)
-    _infer(model)
-    while fold_branches(model):
-        _infer(model)
+    known = _infer(model)
+    while fold_branches(model, known):
+        known = _infer(model)
     _recognise_sizes(model.graph)
     return model
 
 
-def _infer(model: ir.Model) -> None:
+def _infer(model: ir.Model) -> Known:
+    """Infer until nothing more comes of it; return the integers that are known then."""
     infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
-    _fold_integers(model)
-    infer(model)
-    while _fill_same_shapes(model.graph):
+    while True:
         infer(model)
-
-
-def _fold_integers(model: ir.Model) -> None:
-    """Work out small integers that follow from constants alone, in place: what shapes, axes and slices are made of.
-
-    ONNX's inference looks through few operators: a Slice whose end is a Reshape of a Constant leaves everything after
-    it without a rank, which is how torch's older exporter writes attention.
-    """
-    graph = model.graph
-    known: dict[Any, Any] = {}
-    for value in graph.initializers.values():
-        if value.const_value is not None and _small(value):
-            known[value] = value.const_value.numpy()
-    for node in list(graph):
-        if node.op_type == "Constant":
-            found = constant_of(node)
-        elif operator_name(node) in _OF_INTEGERS and all(v in known for v in node.inputs if v is not None):
-            found = evaluated(model, node, known)
-        else:
-            continue
-        if found is None or found.dtype.kind not in "iu" or found.size > MOST_FOLDED:
-            continue
-        known[node.outputs[0]] = found
-        if node.op_type != "Constant":
-            made = ir.node("Constant", [], {"value": ir.tensor(found)}, name=node.name)
-            ir.convenience.replace_nodes_and_values(graph, node, [node], [made], node.outputs, made.outputs)
-            known[made.outputs[0]] = found
-
-
-def _small(value: ir.Value) -> bool:
-    tensor = value.const_value
-    return tensor is not None and tensor.dtype.is_integer() and tensor.size <= MOST_FOLDED
+        filled = _fill_same_shapes(model.graph)
+        known, folded = fold_integers(model)
+        if not filled and not folded:
+            return known
 
 
 def _recognise_sizes(graph: ir.Graph) -> None:

@@ -151,6 +151,8 @@ def _reads_the_input(ctx: Context, node: ir.Node) -> bool:
     while waiting:
         value = waiting.pop()
         producer = value.producer()
+        if producer is None and not value.is_graph_input():
+            raise ctx.unsupported(node, "a rule for the first layer: inside a Scan, what comes before is not one layer")
         if value in seen or producer is None:
             continue
         seen.add(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tonescope_server.gradients.rule_set import RuleSet
 from tonescope_server.gradients.rules import (
     activation,
+    control_flow,
     convolution,
     einsum,
     elementwise,
@@ -38,6 +39,7 @@ STANDARD = RuleSet(
         **quantization.RULES,
         **recurrent.RULES,
         **resampling.RULES,
+        **control_flow.RULES,
     },
     summary="The gradient itself.",
 )

@@ -32,7 +32,10 @@ def unsqueeze(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[i
     x, g = required(node.inputs[0]), required(cotangents[0])
     if not isinstance(ctx.dims(node.outputs[0])[0], str) and any(isinstance(d, str) for d in ctx.dims(x)[:1]):
         g = ctx.expanded(g, node.outputs[0])  # what becomes the first axis may be one to widen
-    return [_same_extent(ctx, g, ctx.op("Squeeze", g, node.inputs[1]))]
+    axes = ctx.value_of(node.inputs[1])
+    # ONNX Runtime takes a scalar axis to insert, though not one to take away.
+    where = node.inputs[1] if axes is None else ctx.ints(axes.ravel().tolist())
+    return [_same_extent(ctx, g, ctx.op("Squeeze", g, where))]
 
 
 def transpose(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
