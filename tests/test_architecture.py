@@ -27,6 +27,7 @@ LAYERS = (
     ("plugin",),
     ("engine",),
     ("testing",),
+    ("reports",),
     ("live",),
     ("services",),
     ("config",),

@@ -32,7 +32,7 @@ from tonescope_server.cli.options import (
     parse_parameters,
     parse_target,
 )
-from tonescope_server.cli.recordings import ARRAYS, frames_for_daemon, open_file, read_arrays, windows_of
+from tonescope_server.cli.recordings import frames_for_daemon, open_file, windows_of
 from tonescope_server.cli.remote import daemon
 from tonescope_server.cli.replay import open_stream
 from tonescope_server.cli.usage import only
@@ -42,6 +42,7 @@ from tonescope_server.csi.tones import tone_table
 from tonescope_server.engine.explainer import installed_plugins
 from tonescope_server.errors import ParameterError
 from tonescope_server.live.messages import Job
+from tonescope_server.reports.arrays import ARRAYS, read_arrays
 from tonescope_server.types import Target
 
 SHOWN = 20

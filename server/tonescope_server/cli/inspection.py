@@ -20,11 +20,12 @@ from tonescope_server.cli.options import (
     StoreOption,
     WeightsOption,
 )
-from tonescope_server.cli.recordings import ARRAYS, NodeSurvey, open_file, read_arrays, survey
+from tonescope_server.cli.recordings import NodeSurvey, open_file, survey
 from tonescope_server.cli.usage import only
 from tonescope_server.csi.tones import detect_layout, tone_layouts, tone_table
 from tonescope_server.engine.explainer import installed_plugins
 from tonescope_server.errors import RecordingError
+from tonescope_server.reports.arrays import ARRAYS, read_arrays
 
 TRANSMITTERS = 6
 _MODELS = (".onnx", ".safetensors", ".toml")

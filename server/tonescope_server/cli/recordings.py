@@ -16,7 +16,7 @@ from tonescope_server.cli.console import listed
 from tonescope_server.csi.decoders import Recording, open_recording
 from tonescope_server.csi.frames import Frame, Skipped
 from tonescope_server.csi.normalisation import statistics
-from tonescope_server.errors import EmptyRecordingError, ParameterError, RecordingError
+from tonescope_server.errors import EmptyRecordingError, ParameterError
 from tonescope_server.live.intake import Intake
 from tonescope_server.live.messages import Job, Options, Summary
 from tonescope_server.live.protocol import negotiate
@@ -25,7 +25,6 @@ from tonescope_server.plugin.host import PluginHost
 from tonescope_server.types import FloatArray
 
 NodeStatistics = dict[int, tuple[FloatArray, FloatArray]]
-ARRAYS = (".npy", ".npz")
 
 
 @dataclass
@@ -167,28 +166,3 @@ def frames_for_daemon(frame: Frame) -> Iterator[tonescope.Frame]:
             noise_floor_dbm=frame.noise_floor_dbm,
             agc_gain=frame.agc_gain,
         )
-
-
-def read_arrays(path: Path) -> npt.NDArray[Any]:
-    """Read windows from a ``.npy`` file, or from the array ``windows``, ``x`` or the only one of a ``.npz`` file.
-
-    Raises:
-        RecordingError: it cannot be read, or holds no such array.
-    """
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            name = next((each for each in ("windows", "x") if each in loaded.files), None)
-            if name is None and len(loaded.files) == 1:
-                name = loaded.files[0]
-            if name is None:
-                raise RecordingError(
-                    f"{path.name}: expected an array 'windows' or 'x', got {', '.join(loaded.files) or 'none'}"
-                )
-            return np.asarray(loaded[name])
-    except OSError as error:
-        raise RecordingError(f"{path.name}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, KeyError) as error:
-        raise RecordingError(f"{path.name}: expected a NumPy file of numbers, got something else") from error
