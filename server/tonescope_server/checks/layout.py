@@ -91,6 +91,11 @@ class Reading:
         known = tones >= 0
         return replace(series, amplitude=series.amplitude[:, known], rows=tones[known])
 
+    @cached_property
+    def null_cells(self) -> BoolArray:
+        """The flat cells whose tone carries no signal, bool ``[n_cells]``."""
+        return _expected(self)[0]
+
     def differs(self, other: Reading) -> list[str]:
         """Say in words how this reading differs from another."""
         words = []
@@ -137,6 +142,12 @@ class Signature:
         wrong = (self.dead & ~null) | (certain & ~(self.dead | self.stuck)) | (self.stuck & ~null)
         return not (wrong & ~header).any()
 
+    def misfit(self, reading: Reading) -> tuple[int, int]:
+        """Count the cells that contradict a reading: nulls that carry signal, and tones that carry none."""
+        null, certain, header = _expected(reading)
+        still = self.dead | self.stuck
+        return int((certain & ~still).sum()), int((still & ~null & ~header).sum())
+
 
 def check_cells(cells: npt.NDArray[np.float32], declared: CellMap) -> tuple[list[Finding], Reading]:
     """Compare the zero signature of windows with the declared layout.
@@ -155,7 +166,7 @@ def check_cells(cells: npt.NDArray[np.float32], declared: CellMap) -> tuple[list
     if found:
         # Read along the other axis the buffer is frame-major: its zeros say the same thing again.
         return found, replace(reading, cell_order=_other(reading.cell_order))
-    return _judge(signature, reading, _orders(reading))
+    return _judge(signature, reading, orders_of(reading))
 
 
 def check_frames(series: Series, declared: CellMap) -> tuple[list[Finding], Series]:
@@ -212,13 +223,14 @@ def _other(cell_order: str) -> str:
     return FRAME_TONE if cell_order == TONE_FRAME else TONE_FRAME
 
 
-def _orders(reading: Reading) -> tuple[str, ...]:
+def orders_of(reading: Reading) -> tuple[str, ...]:
+    """List the orders of cells that there can be, that of the reading first."""
     if reading.n_frames == 1:
         return (reading.cell_order,)
     return (reading.cell_order, *(o for o in CELL_ORDERS if o not in (reading.cell_order, FEATURE)))
 
 
-def _tiers(declared: Reading, orders: tuple[str, ...]) -> Iterator[list[Reading]]:
+def tiers(declared: Reading, orders: tuple[str, ...]) -> Iterator[list[Reading]]:
     """Yield readings to try, those of one tier equally plausible, from the most plausible on."""
     layouts = [table.id for table in layouts_of_length(declared.n_tones) if certain_nulls(table).any()]
     others = [layout for layout in layouts if layout != declared.layout]
@@ -236,7 +248,7 @@ def _tiers(declared: Reading, orders: tuple[str, ...]) -> Iterator[list[Reading]
 def _judge(signature: Signature, declared: Reading, orders: tuple[str, ...]) -> tuple[list[Finding], Reading]:
     if signature.fits(declared):
         return [], declared
-    for tier in _tiers(declared, orders):
+    for tier in tiers(declared, orders):
         fitting = [reading for reading in tier if signature.fits(reading)]
         if fitting:
             return [_mismatch(signature, declared, fitting)], fitting[0]
@@ -308,8 +320,7 @@ def _unexplained(signature: Signature, declared: Reading) -> Finding:
 
 def _seen(signature: Signature, declared: Reading) -> str:
     null, certain, _ = _expected(declared)
-    still = signature.dead | signature.stuck
-    alive, dead = int((certain & ~still).sum()), int((still & ~null).sum())
+    alive, dead = signature.misfit(declared)
     return (
         f"{alive} of the {int(certain.sum())} cells that should be null carry signal, and {dead} of the "
         f"{int((~null).sum())} others carry none"
