@@ -86,12 +86,17 @@ def lp_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Seq
 
 def mean_variance_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """Normalisation over the given axes, with no scale."""
-    x = required(node.inputs[0])
-    axes = [a % ctx.rank(x) for a in ctx.attribute(node, "axes", [0, 2, 3])]
+    axes = mean_variance_axes(ctx, node)
+    centred, inverse = _standardised(ctx, required(node.inputs[0]), axes, 1e-9)
+    return [_through(ctx, required(cotangents[0]), centred, inverse, axes)]
+
+
+def mean_variance_axes(ctx: Context, node: ir.Node) -> list[int]:
+    """Return the axes of a MeanVarianceNormalization; refuses the batch axis among them."""
+    axes = [a % ctx.rank(required(node.inputs[0])) for a in ctx.attribute(node, "axes", [0, 2, 3])]
     if 0 in axes:
         raise ctx.unsupported(node, "it normalises over the batch: a window's answer would depend on its batch mates")
-    centred, inverse = _standardised(ctx, x, axes, 1e-9)
-    return [_through(ctx, required(cotangents[0]), centred, inverse, axes)]
+    return axes
 
 
 def local_response_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
@@ -99,23 +104,25 @@ def local_response_normalization(ctx: Context, node: ir.Node, cotangents: Cotang
     x, g = required(node.inputs[0]), required(cotangents[0])
     size = ctx.attribute(node, "size")
     alpha, beta = ctx.attribute(node, "alpha", 1e-4), ctx.attribute(node, "beta", 0.75)
-
-    def neighbours(value: ir.Value, before: int) -> ir.Value:
-        """Sum over ``size`` neighbouring channels: an average pool over a tall, narrow picture."""
-        tall = ctx.op("Concat", ctx.op("Shape", value, start=0, end=2), ctx.ints([-1]), axis=0)
-        picture = ctx.op("Unsqueeze", ctx.op("Reshape", value, tall), ctx.ints([1]))
-        pads = [before, 0, size - 1 - before, 0]
-        pooled = ctx.op("AveragePool", picture, kernel_shape=[size, 1], count_include_pad=1, pads=pads)
-        summed = ctx.op("Mul", ctx.op("Squeeze", pooled, ctx.ints([1])), ctx.scalar(float(size), x))
-        return ctx.op("Reshape", summed, ctx.op("Shape", value))
-
     before = (size - 1) // 2
-    squares = ctx.op("Mul", neighbours(ctx.op("Mul", x, x), before), ctx.scalar(alpha / size, x))
+    squares = ctx.op("Mul", neighbour_sums(ctx, ctx.op("Mul", x, x), size, before), ctx.scalar(alpha / size, x))
     u = ctx.op("Add", squares, ctx.scalar(ctx.attribute(node, "bias", 1.0), x))
     direct = ctx.op("Mul", g, ctx.op("Pow", u, ctx.scalar(-beta, x)))
-    share = neighbours(ctx.op("Div", ctx.op("Mul", g, node.outputs[0]), u), size - 1 - before)
+    over = ctx.op("Div", ctx.op("Mul", g, node.outputs[0]), u)
+    share = neighbour_sums(ctx, over, size, size - 1 - before)
     through = ctx.op("Mul", ctx.op("Mul", x, share), ctx.scalar(2 * alpha * beta / size, x))
     return [ctx.op("Sub", direct, through)]
+
+
+def neighbour_sums(ctx: Context, value: ir.Value, size: int, before: int) -> ir.Value:
+    """Sum over ``size`` neighbouring channels, ``before`` of them lower: an average pool of a tall, narrow picture."""
+    tall = ctx.op("Concat", ctx.op("Shape", value, start=0, end=2), ctx.ints([-1]), axis=0)
+    picture = ctx.op("Unsqueeze", ctx.op("Reshape", value, tall), ctx.ints([1]))
+    pads = [before, 0, size - 1 - before, 0]
+    pooled = ctx.op("AveragePool", picture, kernel_shape=[size, 1], count_include_pad=1, pads=pads)
+    factor = ctx.op("CastLike", ctx.constant(float(size), "float32"), value)
+    summed = ctx.op("Mul", ctx.op("Squeeze", pooled, ctx.ints([1])), factor)
+    return ctx.op("Reshape", summed, ctx.op("Shape", value))
 
 
 def _standardised(

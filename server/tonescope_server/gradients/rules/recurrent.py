@@ -27,7 +27,7 @@ MOST_UNROLLED = 128
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """One direction of one recurrent node, its sequences in the order in which they were read.
 
     Attributes:
@@ -40,6 +40,8 @@ class _Layer:
         previous: the hidden state before each step, of ``h``'s shape.
         steps: how many; None where it is known at run time only.
         hidden: the size of a state.
+        direction: which of the node's directions.
+        reverse: whether it reads the sequence from the end.
     """
 
     x: ir.Value
@@ -51,27 +53,44 @@ class _Layer:
     previous: ir.Value
     steps: int | None
     hidden: int
+    direction: int
+    reverse: bool
 
 
 def lstm(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """Gates i, o, f, c: ``c = f·c' + i·c̃``, ``h = o·tanh c``."""
-    _refuse(ctx, node, ["Sigmoid", "Tanh", "Tanh"], peepholes=7)
-    if ctx.attribute(node, "input_forget", 0):
-        raise ctx.unsupported(node, "input_forget")
-    return _by_direction(ctx, node, cotangents, _lstm_layer)
+    refuse_lstm(ctx, node)
+    return by_direction(ctx, node, cotangents, _lstm_layer)
 
 
 def gru(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """Gates z, r, h: ``h = (1 − z)·h̃ + z·h'``, the reset before or after the product."""
-    _refuse(ctx, node, ["Sigmoid", "Tanh"])
-    return _by_direction(ctx, node, cotangents, _gru_layer)
+    refuse_gru(ctx, node)
+    return by_direction(ctx, node, cotangents, _gru_layer)
 
 
 def rnn(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """``h = tanh(…)``, or ``relu(…)``."""
+    refuse_rnn(ctx, node)
+    return by_direction(ctx, node, cotangents, _rnn_layer)
+
+
+def refuse_lstm(ctx: Context, node: ir.Node) -> None:
+    """Refuse, by name, an LSTM of a form that no rule knows."""
+    _refuse(ctx, node, ["Sigmoid", "Tanh", "Tanh"], peepholes=7)
+    if ctx.attribute(node, "input_forget", 0):
+        raise ctx.unsupported(node, "input_forget")
+
+
+def refuse_gru(ctx: Context, node: ir.Node) -> None:
+    """Refuse, by name, a GRU of a form that no rule knows."""
+    _refuse(ctx, node, ["Sigmoid", "Tanh"])
+
+
+def refuse_rnn(ctx: Context, node: ir.Node) -> None:
+    """Refuse, by name, an RNN of a form that no rule knows."""
     given = ctx.attribute(node, "activations", None) or ["Tanh"]
     _refuse(ctx, node, ["Relu" if given[0] == "Relu" else "Tanh"])
-    return _by_direction(ctx, node, cotangents, _rnn_layer)
 
 
 def _refuse(ctx: Context, node: ir.Node, activations: Sequence[str], peepholes: int | None = None) -> None:
@@ -92,18 +111,19 @@ def _refuse(ctx: Context, node: ir.Node, activations: Sequence[str], peepholes: 
         raise ctx.unsupported(node, f"activations {list(given)}: expected {list(activations) * directions}")
 
 
-_LayerRule = Callable[[Context, ir.Node, _Layer, "ir.Value | None", Sequence[ir.Value]], list[ir.Value]]
+LayerRule = Callable[[Context, ir.Node, Layer, "ir.Value | None", Sequence[ir.Value]], list[ir.Value]]
 """(ctx, node, layer, initial cell, [cotangents: h of every step, last h, last c]) → [x, initial h, initial c]."""
 
 
-def _by_direction(ctx: Context, node: ir.Node, cotangents: Cotangents, rule: _LayerRule) -> Sequence[ir.Value | None]:
+def by_direction(ctx: Context, node: ir.Node, cotangents: Cotangents, rule: LayerRule) -> Sequence[ir.Value | None]:
+    """Apply the rule of one direction to each that the node has; return the cotangents of the node's inputs."""
     direction = ctx.attribute(node, "direction", "forward")
     backwards = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
     is_lstm = node.op_type == "LSTM"
     found: list[list[ir.Value]] = []
     for d, reverse in enumerate(backwards):
-        layer = _layer(ctx, node, d, reverse)
-        cell = _initial(ctx, node, 6, d, layer.hidden) if is_lstm else None
+        layer = layer_of(ctx, node, d, reverse)
+        cell = initial_state(ctx, node, 6, d, layer.hidden) if is_lstm else None
         above = [_cotangent(ctx, node, cotangents, k, d, reverse, layer) for k in range(3 if is_lstm else 2)]
         parts = rule(ctx, node, layer, cell, above)
         found.append([_reversed(ctx, parts[0]) if reverse else parts[0], *parts[1:]])
@@ -115,7 +135,8 @@ def _by_direction(ctx: Context, node: ir.Node, cotangents: Cotangents, rule: _La
     return result
 
 
-def _layer(ctx: Context, node: ir.Node, d: int, reverse: bool) -> _Layer:
+def layer_of(ctx: Context, node: ir.Node, d: int, reverse: bool) -> Layer:
+    """Return one direction of a node, and the states that it went through."""
     x = required(node.inputs[0])
     steps, hidden = ctx.dims(x)[0], int(ctx.attribute(node, "hidden_size"))
     if not node.outputs[0].name:
@@ -128,11 +149,11 @@ def _layer(ctx: Context, node: ir.Node, d: int, reverse: bool) -> _Layer:
         biases = list(both)
     if reverse:
         x, y = _reversed(ctx, x), _reversed(ctx, y)
-    h0 = _initial(ctx, node, 5, d, hidden)
+    h0 = initial_state(ctx, node, 5, d, hidden)
     earlier = ctx.op("Slice", y, ctx.ints([0]), ctx.ints([-1]), ctx.ints([0]))
     previous = ctx.op("Concat", ctx.op("Unsqueeze", h0, ctx.ints([0])), earlier, axis=0)
     known = steps if isinstance(steps, int) else None
-    return _Layer(x, w, r, biases[0], biases[1], y, previous, known, hidden)
+    return Layer(x, w, r, biases[0], biases[1], y, previous, known, hidden, d, reverse)
 
 
 def _direction_of(ctx: Context, value: ir.Value, d: int, axis: int) -> ir.Value:
@@ -144,7 +165,7 @@ def _reversed(ctx: Context, sequence: ir.Value) -> ir.Value:
     return ctx.typed(turned, sequence)
 
 
-def _initial(ctx: Context, node: ir.Node, index: int, d: int, hidden: int) -> ir.Value:
+def initial_state(ctx: Context, node: ir.Node, index: int, d: int, hidden: int) -> ir.Value:
     """Return an initial state, ``(batch, hidden)``: zeros where the node has none."""
     given = node.inputs[index] if len(node.inputs) > index else None
     if given is not None:
@@ -159,7 +180,7 @@ def _blank(ctx: Context, node: ir.Node, hidden: int) -> ir.Value:
 
 
 def _cotangent(
-    ctx: Context, node: ir.Node, cotangents: Cotangents, k: int, d: int, reverse: bool, layer: _Layer
+    ctx: Context, node: ir.Node, cotangents: Cotangents, k: int, d: int, reverse: bool, layer: Layer
 ) -> ir.Value:
     """Return the cotangent of every hidden state (k = 0), of the last one (1) or of the last cell (2)."""
     given = cotangents[k] if len(cotangents) > k else None
@@ -171,7 +192,7 @@ def _cotangent(
     return _reversed(ctx, own) if reverse else own
 
 
-def _products(ctx: Context, layer: _Layer) -> tuple[ir.Value, ir.Value]:
+def products(ctx: Context, layer: Layer) -> tuple[ir.Value, ir.Value]:
     """Return ``x·Wᵀ + b_w`` and ``h'·Rᵀ + b_r`` of all gates and steps."""
     by_x = ctx.op("MatMul", layer.x, ctx.op("Transpose", layer.w, perm=[1, 0]))
     by_h = ctx.op("MatMul", layer.previous, ctx.op("Transpose", layer.r, perm=[1, 0]))
@@ -182,22 +203,20 @@ def _products(ctx: Context, layer: _Layer) -> tuple[ir.Value, ir.Value]:
     return by_x, by_h
 
 
-def _gates(ctx: Context, value: ir.Value, count: int, hidden: int) -> Sequence[ir.Value]:
+def gates_of(ctx: Context, value: ir.Value, count: int, hidden: int) -> Sequence[ir.Value]:
+    """Return the sums of each gate."""
     if count == 1:
         return [value]
     return ctx.ops("Split", value, ctx.ints([hidden] * count), outputs=count, axis=2)
 
 
 def _lstm_layer(
-    ctx: Context, node: ir.Node, layer: _Layer, cell: ir.Value | None, above: Sequence[ir.Value]
+    ctx: Context, node: ir.Node, layer: Layer, cell: ir.Value | None, above: Sequence[ir.Value]
 ) -> list[ir.Value]:
-    i, o, f, c = _gates(ctx, ctx.op("Add", *_products(ctx, layer)), 4, layer.hidden)
+    i, o, f, c = gates_of(ctx, ctx.op("Add", *products(ctx, layer)), 4, layer.hidden)
     i, o, f, c = ctx.op("Sigmoid", i), ctx.op("Sigmoid", o), ctx.op("Sigmoid", f), ctx.op("Tanh", c)
     one, c0 = ctx.scalar(1.0, layer.x), required(cell)
-    written = ctx.op("Mul", i, c)
-    _, (cells,) = recursion(ctx, _next_cell, [c0], [f, written], layer.steps, reverse=False)
-    first = ctx.op("Unsqueeze", c0, ctx.ints([0]))
-    before = ctx.op("Concat", first, ctx.op("Slice", cells, ctx.ints([0]), ctx.ints([-1]), ctx.ints([0])), axis=0)
+    before, cells = cells_of(ctx, layer, c0, f, ctx.op("Mul", i, c))
     shown = ctx.op("Tanh", cells)
 
     def slope(gate: ir.Value) -> ir.Value:
@@ -215,7 +234,32 @@ def _lstm_layer(
         ctx.op("Mul", before, slope(f)),
         ctx.op("Mul", i, bend(c)),
     ]
-    to_gates = ctx.op("Concat", *parts, axis=2)
+    return lstm_back(ctx, layer, above, to_cell, ctx.op("Concat", *parts, axis=2), f)
+
+
+def cells_of(
+    ctx: Context, layer: Layer, c0: ir.Value, forget: ir.Value, written: ir.Value
+) -> tuple[ir.Value, ir.Value]:
+    """Return an LSTM's cells before each step and after it."""
+    _, (cells,) = recursion(ctx, _next_cell, [c0], [forget, written], layer.steps, reverse=False)
+    first = ctx.op("Unsqueeze", c0, ctx.ints([0]))
+    earlier = ctx.op("Slice", cells, ctx.ints([0]), ctx.ints([-1]), ctx.ints([0]))
+    return ctx.op("Concat", first, earlier, axis=0), cells
+
+
+def lstm_back(
+    ctx: Context, layer: Layer, above: Sequence[ir.Value], to_cell: ir.Value, to_gates: ir.Value, forget: ir.Value
+) -> list[ir.Value]:
+    """Go back through an LSTM whose shares are known.
+
+    Args:
+        ctx: emits.
+        layer: the layer.
+        above: cotangents of every hidden state, the last one and the last cell.
+        to_cell: what the cell gets of the hidden state's cotangent.
+        to_gates: what the gates' sums get: i, f and c of the cell's, o of the hidden state's.
+        forget: what the cell before gets of the cell's.
+    """
     r = layer.r
 
     def step(
@@ -229,7 +273,7 @@ def _lstm_layer(
         return [inner.op("MatMul", dz, r), inner.op("Mul", dc, forget)], [dz]
 
     states, (dz,) = recursion(
-        ctx, step, [above[1], above[2]], [above[0], to_cell, to_gates, f], layer.steps, reverse=True
+        ctx, step, [above[1], above[2]], [above[0], to_cell, to_gates, forget], layer.steps, reverse=True
     )
     return [ctx.op("MatMul", dz, layer.w), *states]
 
@@ -242,17 +286,30 @@ def _next_cell(
 
 
 def _gru_layer(
-    ctx: Context, node: ir.Node, layer: _Layer, cell: ir.Value | None, above: Sequence[ir.Value]
+    ctx: Context, node: ir.Node, layer: Layer, cell: ir.Value | None, above: Sequence[ir.Value]
 ) -> list[ir.Value]:
     if not ctx.attribute(node, "linear_before_reset", 0):
         return _gru_reset_first(ctx, layer, above)
     one = ctx.scalar(1.0, layer.x)
-    by_x, by_h = _products(ctx, layer)
-    (xz, xr, xn), (hz, hr, hn) = (_gates(ctx, v, 3, layer.hidden) for v in (by_x, by_h))
+    by_x, by_h = products(ctx, layer)
+    (xz, xr, xn), (hz, hr, hn) = (gates_of(ctx, v, 3, layer.hidden) for v in (by_x, by_h))
     z, r = ctx.op("Sigmoid", ctx.op("Add", xz, hz)), ctx.op("Sigmoid", ctx.op("Add", xr, hr))
     n = ctx.op("Tanh", ctx.op("Add", xn, ctx.op("Mul", r, hn)))
     to_z, to_n = _gru_shares(ctx, layer, z, n, one)
     to_r = ctx.op("Mul", ctx.op("Mul", to_n, hn), ctx.op("Mul", r, ctx.op("Sub", one, r)))
+    return gru_back(ctx, layer, above, (to_z, to_r, to_n), z, r)
+
+
+def gru_back(
+    ctx: Context,
+    layer: Layer,
+    above: Sequence[ir.Value],
+    shares: tuple[ir.Value, ir.Value, ir.Value],
+    z: ir.Value,
+    r: ir.Value,
+) -> list[ir.Value]:
+    """Go back through a GRU that resets after the product, whose shares of z, r and the candidate are known."""
+    to_z, to_r, to_n = shares
     to_h = ctx.op("Concat", to_z, to_r, ctx.op("Mul", to_n, r), axis=2)
     recurrent = layer.r
 
@@ -265,25 +322,45 @@ def _gru_layer(
         return [back], [dh]
 
     states, (dh,) = recursion(ctx, step, [above[1]], [above[0], to_h, z], layer.steps, reverse=True)
-    shares = ctx.op("Concat", to_z, to_r, to_n, axis=2)
-    dz = ctx.op("Mul", ctx.op("Concat", dh, dh, dh, axis=2), shares)
+    dz = ctx.op("Mul", ctx.op("Concat", dh, dh, dh, axis=2), ctx.op("Concat", to_z, to_r, to_n, axis=2))
     return [ctx.op("MatMul", dz, layer.w), *states]
 
 
-def _gru_reset_first(ctx: Context, layer: _Layer, above: Sequence[ir.Value]) -> list[ir.Value]:
+def _gru_reset_first(ctx: Context, layer: Layer, above: Sequence[ir.Value]) -> list[ir.Value]:
     """The form in which the reset gate multiplies the hidden state before the product."""
     one, hidden = ctx.scalar(1.0, layer.x), layer.hidden
-    by_x, by_h = _products(ctx, layer)
-    (xz, xr, xn), (hz, hr, _) = (_gates(ctx, v, 3, hidden) for v in (by_x, by_h))
+    by_x, by_h = products(ctx, layer)
+    (xz, xr, xn), (hz, hr, _) = (gates_of(ctx, v, 3, hidden) for v in (by_x, by_h))
     z, r = ctx.op("Sigmoid", ctx.op("Add", xz, hz)), ctx.op("Sigmoid", ctx.op("Add", xr, hr))
-    gate_rows, state_rows = ctx.ops("Split", layer.r, ctx.ints([2 * hidden, hidden]), outputs=2, axis=0)
-    kept = ctx.op("MatMul", ctx.op("Mul", r, layer.previous), ctx.op("Transpose", state_rows, perm=[1, 0]))
-    if layer.hidden_bias is not None:
-        end = ctx.ints([2**31])
-        kept = ctx.op("Add", kept, ctx.op("Slice", layer.hidden_bias, ctx.ints([2 * hidden]), end, ctx.ints([0])))
-    n = ctx.op("Tanh", ctx.op("Add", xn, kept))
+    n = ctx.op("Tanh", ctx.op("Add", xn, reset_product(ctx, layer, r)))
     to_z, to_n = _gru_shares(ctx, layer, z, n, one)
     to_r = ctx.op("Mul", layer.previous, ctx.op("Mul", r, ctx.op("Sub", one, r)))
+    return gru_reset_first_back(ctx, layer, above, (to_z, to_r, to_n), z, r)
+
+
+def reset_product(ctx: Context, layer: Layer, r: ir.Value) -> ir.Value:
+    """Return ``(r·h')·Rᵀ + b`` of the candidate."""
+    hidden = layer.hidden
+    rows = ctx.op("Slice", layer.r, ctx.ints([2 * hidden]), ctx.ints([2**31]), ctx.ints([0]))
+    kept = ctx.op("MatMul", ctx.op("Mul", r, layer.previous), ctx.op("Transpose", rows, perm=[1, 0]))
+    if layer.hidden_bias is None:
+        return kept
+    bias = ctx.op("Slice", layer.hidden_bias, ctx.ints([2 * hidden]), ctx.ints([2**31]), ctx.ints([0]))
+    return ctx.op("Add", kept, bias)
+
+
+def gru_reset_first_back(
+    ctx: Context,
+    layer: Layer,
+    above: Sequence[ir.Value],
+    shares: tuple[ir.Value, ir.Value, ir.Value],
+    z: ir.Value,
+    r: ir.Value,
+) -> list[ir.Value]:
+    """Go back through a GRU that resets before the product, whose shares of z, r and the candidate are known."""
+    to_z, to_r, to_n = shares
+    sizes = ctx.ints([2 * layer.hidden, layer.hidden])
+    gate_rows, state_rows = ctx.ops("Split", layer.r, sizes, outputs=2, axis=0)
 
     def step(
         inner: Context, states: Sequence[ir.Value], inputs: Sequence[ir.Value]
@@ -300,7 +377,7 @@ def _gru_reset_first(ctx: Context, layer: _Layer, above: Sequence[ir.Value]) -> 
     return [ctx.op("MatMul", dz, layer.w), *states]
 
 
-def _gru_shares(ctx: Context, layer: _Layer, z: ir.Value, n: ir.Value, one: ir.Value) -> tuple[ir.Value, ir.Value]:
+def _gru_shares(ctx: Context, layer: Layer, z: ir.Value, n: ir.Value, one: ir.Value) -> tuple[ir.Value, ir.Value]:
     """Return what the update gate and the candidate get of the hidden state's cotangent."""
     keep = ctx.op("Sub", one, z)
     to_z = ctx.op("Mul", ctx.op("Sub", layer.previous, n), ctx.op("Mul", z, keep))
@@ -308,13 +385,18 @@ def _gru_shares(ctx: Context, layer: _Layer, z: ir.Value, n: ir.Value, one: ir.V
 
 
 def _rnn_layer(
-    ctx: Context, node: ir.Node, layer: _Layer, cell: ir.Value | None, above: Sequence[ir.Value]
+    ctx: Context, node: ir.Node, layer: Layer, cell: ir.Value | None, above: Sequence[ir.Value]
 ) -> list[ir.Value]:
     given = ctx.attribute(node, "activations", None) or ["Tanh"]
     if given[0] == "Relu":
         share = ctx.op("Sign", layer.h)
     else:
         share = ctx.op("Sub", ctx.scalar(1.0, layer.x), ctx.op("Mul", layer.h, layer.h))
+    return rnn_back(ctx, layer, above, share)
+
+
+def rnn_back(ctx: Context, layer: Layer, above: Sequence[ir.Value], share: ir.Value) -> list[ir.Value]:
+    """Go back through an RNN whose share of the sum in each state is known."""
     r = layer.r
 
     def step(

@@ -1,0 +1,80 @@
+"""Multipliers of quotients, powers, remainders and choices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from tonescope_server.gradients.context import Context
+from tonescope_server.gradients.rule_set import Cotangents
+from tonescope_server.gradients.rule_sets.multipliers.differences import (
+    average,
+    difference,
+    ratio,
+    unless_small,
+)
+from tonescope_server.gradients.rule_sets.standard import STANDARD
+from tonescope_server.gradients.rules.elementwise import required
+
+
+def division(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """A product with the reciprocal: ``Δ(x/y) = Δx·avg(1/y) + x̄·Δ(1/y)``, and ``Δ(1/y) = −Δy/(y·y₀)``."""
+    g = required(cotangents[0])
+    x, y = required(node.inputs[0]), required(node.inputs[1])
+    result = node.outputs[0]
+    inverse, inverse_at_reference = ctx.op("Reciprocal", y), ctx.op("Reciprocal", ctx.reference(y))
+    mean = ctx.op("Mul", ctx.op("Add", inverse, inverse_at_reference), ctx.scalar(0.5, y))
+    by_x = ctx.unbroadcast(ctx.op("Mul", g, mean), x, result) if ctx.need(x) else None
+    if not ctx.need(y):
+        return [by_x]
+    slope = ctx.op("Mul", ctx.op("Mul", inverse, inverse_at_reference), average(ctx, x))
+    return [by_x, ctx.unbroadcast(ctx.op("Neg", ctx.op("Mul", g, slope)), y, result)]
+
+
+def power(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """The rescale rule by the base; an exponent that depends on the input is refused."""
+    if ctx.need(node.inputs[1]):
+        raise ctx.unsupported(node, "its exponent depends on the input")
+    return [_by_first(ctx, node, cotangents)]
+
+
+def modulo(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """The rescale rule by the dividend; a divisor that depends on the input is refused."""
+    if ctx.need(node.inputs[1]):
+        raise ctx.unsupported(node, "its divisor depends on the input")
+    return [_by_first(ctx, node, cotangents)]
+
+
+def _by_first(ctx: Context, node: ir.Node, cotangents: Cotangents) -> ir.Value:
+    g, x = required(cotangents[0]), required(node.inputs[0])
+    derivative = required(STANDARD.rules[node.op_type](ctx, node, cotangents)[0])
+    change = difference(ctx, x)
+    quotient = ratio(ctx, difference(ctx, node.outputs[0]), change, None)
+    return unless_small(ctx, change, derivative, ctx.unbroadcast(ctx.op("Mul", g, quotient), x, node.outputs[0]))
+
+
+def choice(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """As a product with the condition; where that differs between the ends, the jump goes by |Δ| of the operands.
+
+    ``Δy = c̄·Δa + (1 − c̄)·Δb + J``. The condition cannot carry J, so a gets ``J·|Δa|/(|Δa| + |Δb|)`` and b the rest: of
+    a function of one element spelled out as a choice that is the rescale rule. Where neither operand changes, J stays
+    with the condition.
+    """
+    condition = required(node.inputs[0])
+    if ctx.reference(condition) is condition:
+        return STANDARD.rules["Where"](ctx, node, cotangents)
+    g, a, b = required(cotangents[0]), required(node.inputs[1]), required(node.inputs[2])
+    kind, one = int(ctx.dtype(a)), ctx.scalar(1.0, a)
+    here, there = (ctx.op("Cast", v, to=kind) for v in (condition, ctx.reference(condition)))
+    chosen = ctx.op("Mul", ctx.op("Add", here, there), ctx.scalar(0.5, a))
+    change_a, change_b = difference(ctx, a), difference(ctx, b)
+    smooth = ctx.op("Add", ctx.op("Mul", chosen, change_a), ctx.op("Mul", ctx.op("Sub", one, chosen), change_b))
+    jump = ctx.op("Sub", difference(ctx, node.outputs[0]), smooth)
+    share = ratio(ctx, jump, ctx.op("Add", ctx.op("Abs", change_a), ctx.op("Abs", change_b)), ctx.scalar(0.0, a))
+    found: list[ir.Value | None] = [None]
+    for operand, weight, change in ((a, chosen, change_a), (b, ctx.op("Sub", one, chosen), change_b)):
+        multiplier = ctx.op("Add", weight, ctx.op("Mul", share, ctx.op("Sign", change)))
+        back = ctx.op("Mul", g, multiplier)
+        found.append(ctx.unbroadcast(back, operand, node.outputs[0]) if ctx.need(operand) else None)
+    return found

@@ -1,0 +1,92 @@
+"""What multipliers are made of: differences, averages and quotients of both ends, and the two general rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from tonescope_server.gradients.context import Context
+from tonescope_server.gradients.rule_set import Cotangents, Rule
+from tonescope_server.gradients.rules.elementwise import required
+
+# Below this difference a multiplier is the derivative: the quotient would be noise over noise.
+SMALLEST_DIFFERENCE = 1e-10
+
+
+def rescale(standard: Rule) -> Rule:
+    """Make the rescale rule of a function of one element: ``g·Δy/Δx``, its derivative where Δx vanishes."""
+
+    def rule(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+        """``g·Δy/Δx``."""
+        x, y = required(node.inputs[0]), node.outputs[0]
+        derivative = required(standard(ctx, node, cotangents)[0])
+        scaled = ctx.op("Mul", cotangents[0], ratio(ctx, difference(ctx, y), difference(ctx, x), None))
+        return [unless_small(ctx, difference(ctx, x), derivative, scaled)]
+
+    return rule
+
+
+def averaged(standard: Rule) -> Rule:
+    """Make the rule of a product: the standard one, with each operand averaged over both ends."""
+
+    def rule(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+        """``Δ(xy) = Δx·ȳ + Δy·x̄``."""
+        operands = [None if v is None else _stand_in(ctx, v) for v in node.inputs]
+        stand_in = ir.Node(
+            node.domain, node.op_type, operands, list(node.attributes.values()), num_outputs=len(node.outputs),
+            name=node.name,
+        )  # fmt: skip
+        for mine, theirs in zip(stand_in.outputs, node.outputs, strict=True):
+            ctx.typed(mine, theirs)
+        return standard(ctx, stand_in, cotangents)
+
+    return rule
+
+
+def _stand_in(ctx: Context, value: ir.Value) -> ir.Value:
+    """Return a value averaged over both ends, known to be wanted wherever the value itself is."""
+    mean = average(ctx, value)
+    if mean is not value and ctx.need(value):
+        ctx.also_need(mean)
+    return mean
+
+
+def difference(ctx: Context, value: ir.Value) -> ir.Value:
+    """Return how much more a value is at the window than at the reference."""
+    return ctx.op("Sub", value, ctx.reference(value))
+
+
+def average(ctx: Context, value: ir.Value) -> ir.Value:
+    """Return the mean of a value over both ends: the value itself where it does not depend on the input."""
+    other = ctx.reference(value)
+    return value if other is value else ctx.typed(mean_of(ctx, value, other), value)
+
+
+def mean_of(ctx: Context, here: ir.Value, there: ir.Value) -> ir.Value:
+    """Return the mean of what something is at the window and at the reference."""
+    return ctx.op("Mul", ctx.op("Add", here, there), ctx.op("CastLike", ctx.constant(0.5, "float32"), here))
+
+
+def ratio(ctx: Context, above: ir.Value, below: ir.Value, otherwise: ir.Value | None) -> ir.Value:
+    """Return ``above / below``; where the denominator vanishes ``otherwise``, or the numerator over one."""
+    small = is_small(ctx, below)
+    safe = ctx.op("Where", small, ctx.op("CastLike", ctx.constant(1.0, "float32"), below), below)
+    found = ctx.op("Div", above, safe)
+    return found if otherwise is None else ctx.op("Where", small, otherwise, found)
+
+
+def slope(ctx: Context, y: Sequence[ir.Value], x: Sequence[ir.Value], derivative: ir.Value) -> ir.Value:
+    """Return ``Δy/Δx`` of a function of one element, both at window and reference; its derivative where Δx vanishes."""
+    return ratio(ctx, ctx.op("Sub", *y), ctx.op("Sub", *x), derivative)
+
+
+def unless_small(ctx: Context, change: ir.Value, derivative: ir.Value, rescaled: ir.Value) -> ir.Value:
+    """Return what is rescaled, and the derivative where the change vanishes."""
+    return ctx.op("Where", is_small(ctx, change), derivative, rescaled)
+
+
+def is_small(ctx: Context, change: ir.Value) -> ir.Value:
+    """Tell where a difference is none."""
+    limit = ctx.op("CastLike", ctx.constant(SMALLEST_DIFFERENCE, "float32"), change)
+    return ctx.op("Less", ctx.op("Abs", change), limit)

@@ -1,0 +1,196 @@
+"""Every operator's change is split over its operands to rounding; and near the reference the split is the gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+
+from tonescope_server.errors import UnsupportedOperatorError
+from tonescope_server.gradients import differentiable
+from tonescope_server.gradients.prepass import infer_shapes
+from tonescope_server.gradients.rule_sets.deep_lift import DEEP_LIFT
+from tonescope_server.gradients.rule_sets.standard import STANDARD
+from tonescope_server.gradients.seed import Term
+from tonescope_server.gradients.tape import Tape
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def layer(op_type, gates, hidden, inputs, directions=1, seed=0):
+    return {
+        f"{op_type}w": random(directions, gates * hidden, inputs, seed=seed),
+        f"{op_type}r": random(directions, gates * hidden, hidden, seed=seed + 1),
+        f"{op_type}b": random(directions, 2 * gates * hidden, seed=seed + 2),
+    }
+
+
+def recurrent(op_type, gates, inputs="", **attributes):
+    directions = 2 if attributes.get("direction") == "bidirectional" else 1
+    return (
+        [("Transpose", "x", "t", {"perm": [1, 0, 2]}),
+         (op_type, f"t {op_type}w {op_type}r {op_type}b", "s h", {"hidden_size": 3, **attributes}),
+         ("Transpose", "s", "o", {"perm": [2, 0, 1, 3]})],
+        layer(op_type, gates, 3, 4, directions), (5, 4),
+    )  # fmt: skip
+
+
+AXES = {"a": np.array([1])}
+CASES = {
+    "GroupNormalization": ([("GroupNormalization", "x s b", "o", {"num_groups": 2})],
+                           {"s": random(4, seed=1), "b": random(4, seed=2)}, (4, 5)),
+    "InstanceNormalization": ([("InstanceNormalization", "x s b", "o", {})],
+                              {"s": random(4, seed=1), "b": random(4, seed=2)}, (4, 5)),
+    "LayerNormalization": ([("LayerNormalization", "x s b", "o", {"axis": 1})],
+                           {"s": random(4, 5, seed=1), "b": random(4, 5, seed=2)}, (4, 5)),
+    "RMSNormalization": ([("RMSNormalization", "x s", "o", {})], {"s": random(5, seed=1)}, (4, 5)),
+    "MeanVarianceNormalization": ([("MeanVarianceNormalization", "x", "o", {"axes": [2]})], {}, (4, 5)),
+    "LpNormalization, Euclidean": ([("LpNormalization", "x", "o", {"axis": 1})], {}, (4, 5)),
+    "LpNormalization, absolute": ([("LpNormalization", "x", "o", {"axis": 1, "p": 1})], {}, (4, 5)),
+    "LRN": ([("LRN", "x", "o", {"size": 3, "alpha": 0.9, "beta": 0.6})], {}, (5, 2, 2)),
+    "GlobalMaxPool": ([("GlobalMaxPool", "x", "o", {})], {}, (4, 5)),
+    "MaxPool": ([("MaxPool", "x", "o", {"kernel_shape": [3], "strides": [1], "pads": [1, 1]})], {}, (4, 5)),
+    "ReduceMax": ([("ReduceMax", "x a", "o", {"keepdims": 0})], AXES, (4, 5)),
+    "ReduceMin": ([("ReduceMin", "x a", "o", {})], AXES, (4, 5)),
+    "ReduceProd": ([("ReduceProd", "x a", "o", {"keepdims": 0})], AXES, (4, 5)),
+    "ReduceL1": ([("ReduceL1", "x a", "o", {"keepdims": 0})], AXES, (4, 5)),
+    "ReduceL2": ([("ReduceL2", "x a", "o", {})], AXES, (4, 5)),
+    "ReduceLogSumExp": ([("ReduceLogSumExp", "x a", "o", {"keepdims": 0})], AXES, (4, 5)),
+    "Max of three": ([("Sin", "x", "p", {}), ("Max", "x p c", "o", {})], {"c": random(4, 1, seed=3)}, (4, 5)),
+    "Min of three": ([("Sin", "x", "p", {}), ("Min", "x p c", "o", {})], {"c": random(4, 1, seed=3)}, (4, 5)),
+    "Mod": ([("Mod", "x c", "o", {"fmod": 1})], {"c": np.float32(0.7)}, (4, 5)),
+    "Where": ([("Greater", "x c", "k", {}), ("Exp", "x", "p", {}), ("Where", "k x p", "o", {})],
+              {"c": np.float32(0.2)}, (4, 5)),
+    "Where, of a constant": ([("Greater", "x c", "k", {}), ("Where", "k x c", "o", {})],
+                             {"c": np.float32(0.2)}, (4, 5)),
+    "Attention": ([("Attention", "x x x", "o", {"is_causal": 1})], {}, (2, 4, 5)),
+    "Swish": ([("Swish", "x", "o", {"alpha": 1.3})], {}, (4, 5)),
+    "LSTM": recurrent("LSTM", 4),
+    "LSTM, both ways": recurrent("LSTM", 4, direction="bidirectional"),
+    "GRU": recurrent("GRU", 3),
+    "GRU, from the end": recurrent("GRU", 3, direction="reverse"),
+    "GRU, linear before reset": recurrent("GRU", 3, linear_before_reset=1),
+    "RNN": recurrent("RNN", 1),
+    "RNN of ReLUs": recurrent("RNN", 1, activations=["Relu"]),
+}  # fmt: skip
+
+
+def model_of(make_case, name):
+    nodes, constants, shape = CASES[name]
+    before = [("Mul", "input c0", "m0", {}), ("Add", "m0 c1", "x", {})]  # every element at a scale of its own
+    made = [
+        helper.make_node(op, i.replace("input", "x_in").split(), o.split(), name=f"node_{o.split()[0]}", **a)
+        for op, i, o, a in [*before, *nodes]
+    ]
+    for node in made:
+        node.input[:] = ["x" if n == "x_in" else "hidden" if n == "x" else n for n in node.input]
+        node.output[:] = ["hidden" if n == "x" else n for n in node.output]
+    made += [
+        helper.make_node("Flatten", ["o"], ["flat"], axis=1),
+        helper.make_node("Identity", ["flat"], ["y"]),
+    ]
+    more = {"c0": random(*shape, seed=31) * 0.3 + 1, "c1": random(*shape, seed=32) * 0.3}
+    return make_case(made, shape, {**constants, **more}, dtype=TensorProto.FLOAT, opset=24), shape
+
+
+def multipliers(model, rule_set, x, weights, reference):
+    graph = differentiable(infer_shapes(ir.from_proto(model)), rule_set)
+    tape = Tape(graph, "x", (Term("y"),), lambda name: rule_set, np.zeros(x[0].size, np.int64), 1)
+    at = tape.feed_var("reference", tape.x.shape) if rule_set.reference else None
+    found = tape.evaluate(rule_set, reference=at)
+    tape.result("found", found.gradient)
+    if found.reference_score is not None:
+        tape.result("reference_score", found.reference_score)
+    session = ort.InferenceSession(ir.to_proto(tape.finish()).SerializeToString())
+    names = [o.name for o in session.get_outputs()]
+    feeds = {"x": x, "weights:0": weights, **({"reference": reference} if rule_set.reference else {})}
+    return dict(zip(names, session.run(None, feeds), strict=True))
+
+
+def outputs(model):
+    size = (
+        ort.InferenceSession(model.SerializeToString())
+        .run(
+            None,
+            {
+                "x": np.zeros(
+                    (1, *(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[1:])), np.float32
+                )
+            },
+        )[0]
+        .size
+    )
+    return size
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_change_is_split_over_the_input_to_rounding(make_case, name):
+    model, shape = model_of(make_case, name)
+    x, reference = random(6, *shape, seed=7), random(6, *shape, seed=8)
+    weights = random(6, outputs(model), seed=9)
+    found = multipliers(model, DEEP_LIFT, x, weights, reference)
+    parts = ((x - reference) * found["found"]).reshape(6, -1).astype(np.float64)
+    change = found["score"].astype(np.float64) - found["reference_score"]
+    assert np.abs(change).min() > 1e-3
+    # What is summed is rounded to 2⁻²⁴ of itself, some ten times over.
+    mass = np.abs(parts).sum(1) + np.abs(found["score"]) + np.abs(found["reference_score"])
+    assert (np.abs(parts.sum(1) - change) <= 2e-6 * mass).all(), (parts.sum(1), change, mass)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_near_the_reference_multipliers_are_the_gradient(make_case, name):
+    """Completeness alone would let parts go to the wrong elements."""
+    model, shape = model_of(make_case, name)
+    x = random(4, *shape, seed=7)
+    weights = random(4, outputs(model), seed=9)
+    reference = x + np.float32(2e-3) * np.sign(random(4, *shape, seed=8)).astype(np.float32)
+    got = multipliers(model, DEEP_LIFT, x, weights, reference)["found"]
+    want = multipliers(model, STANDARD, x, weights, reference)["found"]
+    # A step of 2e-3 moves a derivative by some thousandths of itself; a quotient of differences has 2⁻²⁴/2e-3 of noise.
+    far = np.abs(got - want) > 2e-2 * np.abs(want).max()
+    assert far.mean() <= 0.03, (got[far], want[far])  # a maximum, or a choice, may lie within the step
+
+
+def test_equal_ends_give_the_gradient(make_case):
+    for name in ("LSTM", "GRU", "GroupNormalization", "Where", "Max of three"):
+        model, shape = model_of(make_case, name)
+        x, weights = random(3, *shape, seed=7), random(3, outputs(model), seed=9)
+        got = multipliers(model, DEEP_LIFT, x, weights, x)["found"]
+        want = multipliers(model, STANDARD, x, weights, x)["found"]
+        np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("zeros", [0, 1, 2])
+def test_a_product_with_zeros_is_split_too(make_case, zeros):
+    model, shape = model_of(make_case, "ReduceProd")
+    x, reference = random(2, *shape, seed=7), random(2, *shape, seed=8)
+    offset = next(t for t in model.graph.initializer if t.name == "c1")
+    scale = next(t for t in model.graph.initializer if t.name == "c0")
+    at_zero = -np.frombuffer(offset.raw_data, np.float32) / np.frombuffer(scale.raw_data, np.float32)
+    x[:, :zeros] = at_zero.reshape(shape)[:zeros]
+    weights = np.ones((2, outputs(model)), np.float32)
+    found = multipliers(model, DEEP_LIFT, x, weights, reference)
+    total = ((x - reference) * found["found"]).reshape(2, -1).sum(1)
+    np.testing.assert_allclose(total, found["score"] - found["reference_score"], rtol=1e-5, atol=1e-6)
+
+
+REFUSED = {
+    "TopK": ([("TopK", "x k", "o i", {})], {"k": np.array([2])}, "TopK"),
+    "a product over two axes": ([("ReduceProd", "x", "o", {"keepdims": 1})], {}, "several axes|static"),
+    "an exponent": ([("Pow", "x x", "o", {})], {}, "exponent"),
+    "a divisor": ([("Mod", "x x", "o", {"fmod": 1})], {}, "divisor"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_split_exactly_is_refused_by_name(make_case, name):
+    nodes, constants, why = REFUSED[name]
+    made = [helper.make_node(op, i.split(), o.split(), name="the_node", **a) for op, i, o, a in nodes]
+    made.append(helper.make_node("Identity", ["o"], ["y"]))
+    model = make_case(made, (3, 4), constants, dtype=TensorProto.FLOAT, opset=20)
+    with pytest.raises(UnsupportedOperatorError, match=rf"{nodes[0][0]}.*the_node.*({why})|{why}.*the_node"):
+        multipliers(model, DEEP_LIFT, random(1, 3, 4), np.ones((1, 12), np.float32), random(1, 3, 4))
