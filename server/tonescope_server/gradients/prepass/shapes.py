@@ -55,6 +55,8 @@ def _recognise_sizes(graph: ir.Graph) -> None:
                 sizes[after[0]] = before[0]
         elif operator_name(node) in _BROADCASTS:
             sizes.update(_broadcast_sizes(node, sizes))
+        elif operator_name(node) == "Resize":
+            sizes.update(_kept_sizes(node, sizes))
     if not sizes:
         return
     for node in graph:
@@ -77,6 +79,17 @@ def _broadcast_sizes(node: ir.Node, sizes: Mapping[str, int | str]) -> Iterator[
             (found,) = there
             if found is not None and found != size:
                 yield size, found
+
+
+def _kept_sizes(node: ir.Node, sizes: Mapping[str, int | str]) -> Iterator[tuple[str, int | str]]:
+    """Yield the made-up names of the sizes that a Resize scales by one, and what they were."""
+    scales = node.inputs[2] if len(node.inputs) > 2 else None
+    before, after = (_known_dims(v, sizes) for v in (input_of(node, 0), node.outputs[0]))
+    if scales is None or scales.const_value is None or "axes" in node.attributes or before is None or after is None:
+        return
+    for scale, old, new in zip(scales.const_value.numpy().tolist(), before, after, strict=False):
+        if scale == 1.0 and old is not None and isinstance(new, str) and new.startswith(_MADE_UP) and old != new:
+            yield new, old
 
 
 def _known_dims(value: ir.Value, sizes: Mapping[str, int | str]) -> list[int | str | None] | None:

@@ -265,6 +265,13 @@ def test_a_size_that_inference_made_up_for_a_broadcast_is_recognised_as_the_batc
     assert {str(size) for size in shapes.values()} == {"batch"}
 
 
+def test_the_batch_of_a_resized_image_is_recognised(make_case):
+    nodes = [helper.make_node("Resize", ["x", "", "scales"], ["y"])]
+    model = ir.from_proto(make_case(nodes, (2, 3, 4), {"scales": np.array([1, 1, 2, 2], np.float32)}))
+    assert str(model.graph.outputs[0].shape[0]).startswith("unk__")  # else inference knows by itself
+    assert [str(d) for d in infer_shapes(model).graph.outputs[0].shape] == ["batch", "2", "6", "8"]
+
+
 def test_sizes_that_may_differ_keep_their_names(make_case):
     """A run of rows that is not the batch must not be taken for it, or broadcasting would be overlooked."""
     nodes = [
