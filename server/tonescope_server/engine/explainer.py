@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from pydantic import ValidationError
 
+from tonescope_server.engine.jacobian import jacobian
 from tonescope_server.engine.null_sums import NullSums
 from tonescope_server.engine.plan import Plan, PlanCache
 from tonescope_server.engine.prediction import PredictionReader
@@ -193,6 +194,46 @@ class Explainer:
         results = plan.session.run(feeds)
         found = {name: results[f"gradient:{names.index(value)}"] for name, value in values.items()}
         return found[at] if isinstance(at, str) else found
+
+    @overload
+    def jacobian(
+        self, x: npt.ArrayLike, targets: Sequence[TargetLike] | None = ..., *, at: str = ..., rule_set: str = ...
+    ) -> FloatArray: ...
+    @overload
+    def jacobian(
+        self,
+        x: npt.ArrayLike,
+        targets: Sequence[TargetLike] | None = ...,
+        *,
+        at: list[str] | tuple[str, ...],
+        rule_set: str = ...,
+    ) -> dict[str, FloatArray]: ...
+    def jacobian(
+        self,
+        x: npt.ArrayLike,
+        targets: Sequence[TargetLike] | None = None,
+        *,
+        at: str | list[str] | tuple[str, ...] = "input",
+        rule_set: str = "standard",
+    ) -> FloatArray | dict[str, FloatArray]:
+        """Return the gradients of several targets: the forward pass is shared, and memory at work stays bounded.
+
+        Args:
+            x: (batch, *input shape).
+            targets: each as for ``explain``; None means every element of the model's first output.
+            at: as for ``gradient``; or several of them.
+            rule_set: backward rules by name.
+
+        Returns:
+            (targets, batch, *shape of the value); by the names in ``at`` where it is not one name.
+
+        Raises:
+            TargetError: no target, or one that the model does not have.
+            UnknownTensorError: no such value; the message lists some.
+        """
+        windows, several = checked(self.model, x), [at] if isinstance(at, str) else list(at)
+        found = jacobian(self, windows, targets, [self._value(name) for name in several], rule_set)
+        return found[0] if isinstance(at, str) else dict(zip(several, found, strict=True))
 
     def activation(self, x: npt.ArrayLike, at: str) -> FloatArray:
         """Return an internal value: (batch, *shape of the value)."""

@@ -155,7 +155,9 @@ def _weights(target: Target, model: Model, output: TensorSpec) -> FloatArray:
     bad = index[(index < 0) | (index >= size)]
     if bad.size:
         raise TargetError(f"target: output '{output.name}': expected an index from 0 to {size - 1}, got {bad[0]}")
-    return np.eye(size, dtype=np.float32)[index]
+    weights = np.zeros((len(index), size), np.float32)
+    weights[np.arange(len(index)), index] = 1.0
+    return weights
 
 
 def _several(target: Target, output: TensorSpec, size: int) -> FloatArray:

@@ -3,6 +3,15 @@
 from tonescope_server.gradients.differentiate import differentiable, differentiate, missing_rules
 from tonescope_server.gradients.rule_set import Rule, RuleSet
 from tonescope_server.gradients.rule_sets.standard import STANDARD
-from tonescope_server.gradients.walk import pull_back
+from tonescope_server.gradients.walk import pull_back, pull_back_each
 
-__all__ = ["STANDARD", "Rule", "RuleSet", "differentiable", "differentiate", "missing_rules", "pull_back"]
+__all__ = [
+    "STANDARD",
+    "Rule",
+    "RuleSet",
+    "differentiable",
+    "differentiate",
+    "missing_rules",
+    "pull_back",
+    "pull_back_each",
+]

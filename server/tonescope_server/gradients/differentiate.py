@@ -14,10 +14,10 @@ import onnx_ir as ir
 from tonescope_server.errors import UnknownTensorError
 from tonescope_server.gradients.activity import activity, is_float, on_integers, without_rule
 from tonescope_server.gradients.context import Context
-from tonescope_server.gradients.prepass import infer_shapes, inline_functions
+from tonescope_server.gradients.prepass import check_opset, infer_shapes, inline_functions
 from tonescope_server.gradients.rule_set import ZERO_DERIVATIVE, RuleSet, operator_name
 from tonescope_server.gradients.rule_sets.standard import STANDARD
-from tonescope_server.gradients.walk import pull_back
+from tonescope_server.gradients.walk import pull_back, pull_back_each
 
 COTANGENT = "cotangent:"
 GRADIENT = "gradient:"
@@ -29,6 +29,7 @@ def differentiate(
     rule_set: RuleSet = STANDARD,
     *,
     outputs: Sequence[str] | None = None,
+    seeds: int | None = None,
     portable: bool = False,
 ) -> ir.Model:
     """Return a model that also computes vector-Jacobian products of its outputs.
@@ -38,6 +39,8 @@ def differentiate(
         wrt: names of the values to differentiate by: inputs, or any internal float value.
         rule_set: the backward rules.
         outputs: the outputs that are differentiated; None means all of floating point.
+        seeds: how many cotangents each output takes at once, from one forward pass: their inputs, and the gradients,
+            then have one more axis in front. None means one, without that axis.
         portable: emit only plain forms of operators.
 
     Returns:
@@ -46,25 +49,32 @@ def differentiate(
 
     Raises:
         UnknownTensorError: a name that no value of the graph goes by.
-        UnsupportedOperatorError: an operator on the way has no rule; nothing was run.
+        UnsupportedOperatorError: an operator on the way has no rule, or the opset is older than 18; nothing was run.
     """
+    check_opset(model)
     clone = differentiable(infer_shapes(model.clone(deep_copy=False)), rule_set)
     graph = clone.graph
     values = values_by_name(graph)
     by = [named(values, name) for name in wrt]
     offered = {str(v.name): v for v in graph.outputs if is_float(v)}
     chosen = list(offered.values()) if outputs is None else [named(offered, name) for name in outputs]
-    seeds: dict[ir.Value, ir.Value] = {}
-    for output in chosen:
-        seed = ir.Value(name=COTANGENT + str(output.name), shape=output.shape, type=output.type)
-        graph.inputs.append(seed)
-        seeds[output] = seed
+    lead = [] if seeds is None else [seeds]
+    given = {v: ir.Value(name=COTANGENT + str(v.name), shape=_led(lead, v.shape), type=v.type) for v in chosen}
+    graph.inputs.extend(given.values())
     context = Context(graph, portable=portable)
-    for value, gradient in zip(by, pull_back(context, seeds, by, rule_set), strict=True):
+    if seeds is None:
+        gradients = pull_back(context, given, by, rule_set)
+    else:
+        gradients = pull_back_each(context, seeds, given, by, rule_set)
+    for value, gradient in zip(by, gradients, strict=True):
         result = context.op("Identity", gradient)
-        context.typed(result, value).name = GRADIENT + str(value.name)
+        result.name, result.shape, result.type = GRADIENT + str(value.name), _led(lead, value.shape), value.type
         graph.outputs.append(result)
     return clone
+
+
+def _led(lead: Sequence[int], shape: ir.Shape | None) -> ir.Shape | None:
+    return None if shape is None else ir.Shape([*lead, *shape])
 
 
 def differentiable(model: ir.Model, rule_set: RuleSet = STANDARD) -> ir.Model:

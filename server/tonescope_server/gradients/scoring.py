@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from math import prod
 
 import onnx_ir as ir
 
 from tonescope_server.gradients.context import Context
+from tonescope_server.gradients.seed import Seed, weights_name
 
 
 def flat_output(context: Context, value: ir.Value) -> ir.Value:
@@ -27,3 +29,38 @@ def one_hot(context: Context, flat: ir.Value) -> ir.Value:
     width = context.dims(flat)[1]
     depth = context.ints([width]) if isinstance(width, int) else context.op("Shape", flat, start=1, end=2)
     return context.op("OneHot", best, depth, context.constant([0.0, 1.0], context.dtype(flat).numpy()), axis=-1)
+
+
+def stacked_cotangents(
+    context: Context,
+    seed: Seed,
+    outputs: Sequence[ir.Value],
+    count: int,
+    feed: Callable[[str, Sequence[int | str]], ir.Value],
+) -> dict[ir.Value, ir.Value]:
+    """Emit the cotangents of several targets that are made of the same terms.
+
+    Args:
+        context: emits into the graph that computes the outputs.
+        seed: the terms; their scales are left out, for what is fed holds them.
+        outputs: the model's.
+        count: how many targets there are.
+        feed: adds a run-time input. A term's is ``(targets, batch, elements)``; that of a predicted one
+            ``(targets, 1, 1)``, a factor.
+
+    Returns:
+        By the value that is weighted, ``(batch, elements)``: its weights, ``(targets, batch, elements)``.
+    """
+    found: dict[ir.Value, ir.Value] = {}
+    by_name = {str(v.name): v for v in outputs}
+    for number, term in enumerate(seed):
+        flat = flat_output(context, by_name[term.output])
+        if term.predicted:
+            picked = context.op("Unsqueeze", one_hot(context, flat), context.ints([0]))
+            weights = context.op("Mul", picked, feed(weights_name(number), [count, 1, 1]))
+        else:
+            weights = feed(weights_name(number), [count, "batch", context.dims(flat)[1] or "elements"])
+        weighted = context.typed(context.op("LogSoftmax", flat, axis=1), flat) if term.log_softmax else flat
+        have = found.get(weighted)
+        found[weighted] = weights if have is None else context.op("Add", have, weights)
+    return found

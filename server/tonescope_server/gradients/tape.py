@@ -18,13 +18,16 @@ from tonescope_server.errors import MethodNotApplicableError, ParameterError, Un
 from tonescope_server.gradients.activity import branching_on
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.differentiate import named, values_by_name
+from tonescope_server.gradients.folded import can_fold, pull_back_folded
 from tonescope_server.gradients.prepass import fold_batch_normalization, lift_1d, remove_unused
 from tonescope_server.gradients.rule_set import RuleSet, operator_name
-from tonescope_server.gradients.scoring import flat_output, one_hot
+from tonescope_server.gradients.scoring import flat_output, one_hot, stacked_cotangents
 from tonescope_server.gradients.seed import Seed, Term, weights_name
 from tonescope_server.gradients.subgraphs import graphs_of, operands, replace_operand, with_inner
 from tonescope_server.gradients.variables import Evaluation, Var, broadcast
-from tonescope_server.gradients.walk import pull_back
+from tonescope_server.gradients.walk import pull_back, pull_back_each
+
+NO_REFERENCE = "this rule set compares with a reference input, and none was given"
 
 
 class Tape:
@@ -158,6 +161,39 @@ class Tape:
             Evaluation(self._var(gradient, value), total, self._var(value, value), base)
             for gradient, value in zip(gradients, by, strict=True)
         ]
+
+    def jacobian(self, names: Sequence[str], count: int, rule_set: str = "standard", *, fold: bool = False) -> None:
+        """Evaluate the model at ``x`` once and differentiate several targets by values of the graph.
+
+        The targets are made of the terms of the seed; what they weigh them with is fed, with targets as a first axis.
+        The results are ``jacobian:<number>``, one per name, ``(targets, batch, *shape of the value)``.
+
+        Args:
+            names: as for ``evaluate_at``.
+            count: how many targets there are.
+            rule_set: the backward rules, by name.
+            fold: put the targets into the batch of one backward pass, where that can be done, rather than go through
+                one backward pass for each.
+        """
+        self._once()
+        values = values_by_name(self._graph)
+        by = [named(values, name) for name in names]
+        rules = self._rule_sets(rule_set)
+        if rules.reference:
+            raise MethodNotApplicableError(NO_REFERENCE)
+        context, self.rule_set_used = self.context, rules.name
+        seeds = stacked_cotangents(context, self._seed, self._model_outputs, count, self.feed)
+        if rules.relevance:
+            seeds = {v: context.op("Mul", v, w) for v, w in seeds.items()}
+        # Rules of relevance may be chosen by the name of a layer's result, which a copied node does not have.
+        forward = list(self._graph)
+        if fold and not rules.relevance and can_fold(context, forward, self._input, by):
+            found = pull_back_folded(context, forward, self._input, count, seeds, by, rules)
+        else:
+            found = pull_back_each(context, count, seeds, by, rules)
+        for number, (value, gradient) in enumerate(zip(by, found, strict=True)):
+            gradient.type = value.type
+            self._named(f"jacobian:{number}", gradient)
 
     def score(self) -> Var:
         """Evaluate the model and the target at ``x``, without a backward pass."""
@@ -326,7 +362,7 @@ class Tape:
     def _add_reference(self, reference: Var | None, score: ir.Value) -> ir.Value:
         """Evaluate the model and the target at the reference too, in the same graph; return the score there."""
         if reference is None:
-            raise MethodNotApplicableError("this rule set compares with a reference input, and none was given")
+            raise MethodNotApplicableError(NO_REFERENCE)
         context = self.context
         whole = context.op("Expand", reference.value, context.op("Shape", self._input))
         twins = {self._input: context.typed(whole, self._input)}

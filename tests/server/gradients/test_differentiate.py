@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -49,6 +51,25 @@ def backward_nodes(model, names):
     graph = differentiate(ir.from_proto(model), names)
     before = len(model.graph.node)
     return [n.op_type for n in list(graph.graph)[before:]]
+
+
+def test_several_cotangents_share_one_forward_pass(chain):
+    x, g = random(6, 4, seed=3), random(3, 6, 3, seed=4)
+    by_x, by_h = gradients(chain, ["x", "h"], x, {"cotangent:y": g}, seeds=3)
+    for got_x, got_h, one in zip(by_x, by_h, g, strict=True):
+        want_x, want_h = gradients(chain, ["x", "h"], x, {"cotangent:y": one})
+        np.testing.assert_allclose(got_x, want_x, rtol=1e-12)
+        np.testing.assert_allclose(got_h, want_h, rtol=1e-12)
+    kinds = Counter(n.op_type for n in differentiate(ir.from_proto(chain), ["x"], seeds=3).graph)
+    assert kinds["Tanh"] == 1
+    assert kinds["MatMul"] == 3 + 3 * 3
+
+
+def test_one_cotangent_may_be_asked_for_with_the_axis_of_several(chain):
+    x, g = random(6, 4, seed=3), random(6, 3, seed=4)
+    (want,) = gradients(chain, ["x"], x, {"cotangent:y": g})
+    (got,) = gradients(chain, ["x"], x, {"cotangent:y": g[None]}, seeds=1)
+    np.testing.assert_array_equal(got, want[None])
 
 
 def test_taps_agree_with_the_chain_rule(chain):

@@ -1,0 +1,136 @@
+"""Jacobians: the gradients of many targets, from as few forward passes as memory allows.
+
+What a target is made of is in ``targets``; how several share one forward pass is in ``gradients``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tonescope_server.engine.plan import Plan
+from tonescope_server.engine.targets import Resolved, TargetLike
+from tonescope_server.errors import TargetError
+from tonescope_server.gradients.seed import Seed, Term, weights_name
+from tonescope_server.types import FloatArray
+
+if TYPE_CHECKING:
+    from tonescope_server.engine.explainer import Explainer
+
+# Backward passes in one graph. Compiling grows with them (a ResNet takes 40 ms with one, 0.6 s with eight), and what
+# more would save is an eighth of a forward pass per target.
+TARGETS_PER_GRAPH = 8
+# Up to this many windows the targets are folded into the batch of one backward pass. Eight targets folded take, of what
+# they take with a pass for each, on one core: at batch 1 0.2 × (LSTM), 0.4 × (GRU), 0.8 × (Transformer, MLP), 0.9 to
+# 1.0 × (CountNet, depthwise, ResNet); at batch 4 0.9 to 1.5 ×; at batch 32 1.3 to 2.2 ×. With many windows it is no
+# longer the number of kernels that counts, but that what they read is repeated.
+FOLDED_WINDOWS = 2
+# Rows of one run, as for every other plan: what bounds the memory that is at work.
+ROWS_PER_RUN = 256
+
+
+def jacobian(
+    explainer: Explainer, x: FloatArray, targets: Sequence[TargetLike] | None, names: Sequence[str], rule_set: str
+) -> list[FloatArray]:
+    """Differentiate targets by values.
+
+    Args:
+        explainer: compiles.
+        x: windows, as ``engine.windows.checked`` returns them.
+        targets: what is differentiated; None means every element of the model's first output.
+        names: of values in the model's graph.
+        rule_set: backward rules by name.
+
+    Returns:
+        By name: ``(targets, batch, *shape of the value)``.
+
+    Raises:
+        TargetError: no target, or one that the model does not have; nothing was run.
+    """
+    count, resolve = _chosen(explainer, targets)
+    if not names:
+        return []
+    fold = len(x) <= FOLDED_WINDOWS
+    size = max(ROWS_PER_RUN // len(x), 1) if fold else TARGETS_PER_GRAPH
+    made: list[FloatArray] = []
+    for first in range(0, count, size):
+        part = resolve(slice(first, first + size))
+        terms = _terms(part)
+        plan = _plan(explainer, part[0], terms, len(part), tuple(names), rule_set, fold)
+        for rows in _rows(len(x)):
+            feeds = {explainer.model.input.name: x[rows], **_weights(part, terms, rows, len(x))}
+            results = plan.session.run(feeds)
+            found = [results[f"jacobian:{number}"] for number in range(len(names))]
+            if found[0].shape[:2] == (count, len(x)):
+                return found
+            made = made or [np.empty((count, len(x), *v.shape[2:]), v.dtype) for v in found]
+            for whole, piece in zip(made, found, strict=True):
+                whole[first : first + len(part), rows] = piece
+    return made
+
+
+def _chosen(
+    explainer: Explainer, targets: Sequence[TargetLike] | None
+) -> tuple[int, Callable[[slice], Sequence[Resolved]]]:
+    """Return how many targets there are, and what resolves a run of them: the weights of all would be a matrix."""
+    if targets is None:
+        elements = range(_elements(explainer))
+        return len(elements), lambda part: [explainer.resolve(element) for element in elements[part]]
+    if isinstance(targets, str) or not isinstance(targets, Sequence | np.ndarray) or not len(targets):
+        raise TargetError(f"targets: expected a sequence of at least one target, got {targets!r:.60}")
+    resolved = [explainer.resolve(target) for target in targets]
+    return len(resolved), lambda part: resolved[part]
+
+
+def _elements(explainer: Explainer) -> int:
+    output = explainer.model.outputs[0]
+    if any(d < 0 for d in output.shape[1:]):
+        raise TargetError(f"targets: output '{output.name}' has no fixed shape: {output.shape}; name its elements")
+    return prod(output.shape[1:])
+
+
+def _rows(batch: int) -> Iterator[slice]:
+    for start in range(0, batch, ROWS_PER_RUN):
+        yield slice(start, min(start + ROWS_PER_RUN, batch))
+
+
+def _terms(part: Sequence[Resolved]) -> Seed:
+    """Return what the targets are made of, without scales: a term is in the graph once, whoever has it."""
+    return tuple(dict.fromkeys(_unscaled(term) for resolved in part for term in resolved.seed))
+
+
+def _plan(
+    explainer: Explainer, some: Resolved, terms: Seed, count: int, names: tuple[str, ...], rule_set: str, fold: bool
+) -> Plan:
+    key = ("jacobian", names, rule_set, count, fold)
+    return explainer.compiled(
+        key, replace(some, seed=terms), lambda tape: tape.jacobian(names, count, rule_set, fold=fold), keep=names
+    )
+
+
+def _weights(part: Sequence[Resolved], terms: Seed, rows: slice, batch: int) -> dict[str, Any]:
+    """Return what is fed: per term the weights, ``(targets, batch, elements)``, or the factors of a predicted one."""
+    fed: dict[str, Any] = {}
+    each = [_by_term(resolved, rows, batch) for resolved in part]
+    for number, term in enumerate(terms):
+        given = [found.get(term) for found in each]
+        like = next(v for v in given if v is not None)
+        fed[weights_name(number)] = np.stack([np.zeros_like(like) if v is None else v for v in given])
+    return fed
+
+
+def _by_term(resolved: Resolved, rows: slice, batch: int) -> dict[Any, FloatArray]:
+    """Return a target's weights by the term without its scale; a predicted term's is its scale, ``(1, 1)``."""
+    feeds = resolved.feeds(rows, batch)
+    return {
+        _unscaled(term): feeds.get(weights_name(number), np.full((1, 1), term.scale, np.float32))
+        for number, term in enumerate(resolved.seed)
+    }
+
+
+def _unscaled(term: Term) -> Term:
+    return term if term.scale == 1.0 else replace(term, scale=1.0)
