@@ -15,7 +15,7 @@ from types import ModuleType
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import gradients, input_x_gradient, live, start, subcarrier_saliency
+from tests.bench import gradients, input_x_gradient, jacobian, live, start, subcarrier_saliency
 from tests.bench.measure import Row, Section
 
 MEASUREMENTS: Mapping[str, ModuleType] = {
@@ -24,6 +24,7 @@ MEASUREMENTS: Mapping[str, ModuleType] = {
     "live": live,
     "start": start,
     "gradients": gradients,
+    "jacobian": jacobian,
 }
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 WIDTH = 150  # of a table that goes into a file
