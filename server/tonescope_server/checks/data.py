@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from tonescope_server.checks import frames, gain, layout, normalisation
+from tonescope_server.checks import drift, frames, gain, layout, normalisation
 from tonescope_server.checks.finding import Finding, Severity
 from tonescope_server.checks.series import Declared, Series
 from tonescope_server.csi.cells import FEATURE
@@ -84,8 +84,11 @@ def _check_named(series: Series, declared: Declared, *, raw: bool) -> list[Findi
     if raw:
         steps, series = gain.check_gain(series, null)
         # At a gain that changes, no level is the training's: the steps are what is wrong, and not the statistics.
-        return found + (steps or normalisation.check_frames(series, declared))
-    return found + normalisation.check_windows(series, declared)
+        wrong = steps or normalisation.check_frames(series, declared)
+    else:
+        wrong = normalisation.check_windows(series, declared)
+    # What is wrong in itself is not what was trained either: drift would only say it again.
+    return found + (wrong or drift.check_input(series, declared, raw=raw))
 
 
 def _check_lengths(unused: Sequence[Series], all_series: Sequence[Series], taken: Iterable[int]) -> list[Finding]:

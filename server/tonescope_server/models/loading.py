@@ -255,6 +255,7 @@ def _cells(resolved: Manifest) -> tuple[ToneTable, CellMap]:
     for key, values in (
         ("normalisation.mean", resolved.normalisation.mean),
         ("baseline.tones", resolved.baseline.tones),
+        ("reference.attribution", resolved.reference.attribution),
     ):
         if values and len(values) != rows:
             raise ManifestError(f"{key}: expected a value for each of {rows} tones, got {len(values)}")

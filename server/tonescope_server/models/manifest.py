@@ -186,6 +186,26 @@ class BaselineSection(Section):
     tones: tuple[FiniteFloat, ...] = ()
 
 
+class ReferenceSection(Section):
+    """``[reference]``: where the attribution lay on the training data, for the check of drift.
+
+    Attributes:
+        method: the attribution method that it was measured with; "" means that there is none.
+        attribution: the share that each tone had in the sum of |attribution| over windows.
+    """
+
+    method: str = ""
+    attribution: tuple[Annotated[FiniteFloat, Field(ge=0)], ...] = ()
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> ReferenceSection:
+        if bool(self.method) != bool(self.attribution):
+            raise ValueError("method and attribution: expected both or neither, got one")
+        if self.attribution and not sum(self.attribution) > 0:
+            raise ValueError("attribution: expected shares with a sum above 0, got zeros")
+        return self
+
+
 class TrainingSection(Section):
     """``[training]``: where the weights come from.
 
@@ -210,6 +230,7 @@ class Manifest(Section):
     window: WindowSection = WindowSection()
     outputs: tuple[OutputSection, ...] = ()
     baseline: BaselineSection = BaselineSection()
+    reference: ReferenceSection = ReferenceSection()
     training: TrainingSection = TrainingSection()
 
     @classmethod
