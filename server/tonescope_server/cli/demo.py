@@ -52,6 +52,7 @@ def demo(
             frames=play(recording, speed, Played()),
             method=METHOD,
             target=tonescope.Target.negative_log_likelihood(),
+            retry=tonescope.Retry(give_up_after_s=0.0),  # nobody starts our own daemon again
         )
         with stream:
             found = [each for each in show(stream) if each.problem is None]

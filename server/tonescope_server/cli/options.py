@@ -11,6 +11,7 @@ import typer
 from tonescope_server.errors import ParameterError, TargetError
 
 DEFAULT_SERVER = "localhost:50551"
+DEFAULT_GIVE_UP_S = 60.0
 T = TypeVar("T")
 
 ServerOption = Annotated[str, typer.Option("--server", help="The daemon's address.", envvar="TONESCOPE_SERVER")]
@@ -67,6 +68,15 @@ FormatOption = Annotated[
 ]
 HopOption = Annotated[
     int, typer.Option("--hop", min=0, help="Frames from one window to the next; 0 means the manifest's.")
+]
+GiveUpOption = Annotated[
+    float,
+    typer.Option(
+        "--give-up-after",
+        min=0,
+        metavar="SECONDS",
+        help="How long to try to reach a daemon that is gone; 0 for not at all.",
+    ),
 ]
 
 

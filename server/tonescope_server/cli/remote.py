@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from rich.console import Console
 
 import tonescope
 from tonescope_server import errors
@@ -27,6 +30,16 @@ def daemon(address: str, timeout_s: float = 60.0) -> Iterator[tonescope.Client]:
             yield client
     except tonescope.TonescopeError as error:
         raise _OURS.get(error.reason, errors.TonescopeError)(str(error)) from error
+
+
+def say_connection(event: tonescope.ConnectionEvent, console: Console) -> None:
+    """Say in one line that the daemon is gone, or back."""
+    if isinstance(event, tonescope.Disconnected):
+        limit = f" for {event.give_up_after_s:g} s" if math.isfinite(event.give_up_after_s) else ""
+        said = f"connection lost: {event.error}; trying again{limit}"
+    else:
+        said = f"connected to {event.address} again, after {event.away_s:.1f} s"
+    console.print(said, markup=False, soft_wrap=True)
 
 
 def model_name(client: tonescope.Client, asked: str) -> str:

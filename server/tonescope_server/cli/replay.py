@@ -17,8 +17,10 @@ from tonescope.results import Explanation, ModelDetail
 from tonescope_server.cli.band import tone_text
 from tonescope_server.cli.console import err, listed, out, progress, remark, write_json
 from tonescope_server.cli.options import (
+    DEFAULT_GIVE_UP_S,
     DEFAULT_SERVER,
     FormatOption,
+    GiveUpOption,
     HopOption,
     MethodOption,
     NormaliseOption,
@@ -32,7 +34,7 @@ from tonescope_server.cli.options import (
 )
 from tonescope_server.cli.pace import Played, play, speed_of
 from tonescope_server.cli.recordings import need_nodes, open_file, recording_statistics
-from tonescope_server.cli.remote import daemon, model_name
+from tonescope_server.cli.remote import daemon, model_name, say_connection
 from tonescope_server.cli.usage import only
 from tonescope_server.csi.decoders import Recording
 from tonescope_server.csi.tones import tone_table
@@ -93,6 +95,7 @@ def replay(
     param: ParameterOption = None,
     normalise: NormaliseOption = "",
     hop: HopOption = 0,
+    give_up_after: GiveUpOption = DEFAULT_GIVE_UP_S,
     format: FormatOption = "",
     json: Annotated[
         Path | None, typer.Option("--json", help="Write the summary here; '-' is stdout.", show_default=False)
@@ -125,6 +128,8 @@ def replay(
                 target=parse_target(target, output, tonescope.Target),
                 parameters=parse_parameters(param),
                 hop_frames=hop,
+                retry=tonescope.Retry(give_up_after_s=give_up_after),
+                on_connection=lambda event: say_connection(event, err),
             )
             with stream:
                 for explanation in stream:
@@ -228,7 +233,7 @@ def _show_counts(stream: tonescope.LiveStream) -> None:
             soft_wrap=True,
         )
     if counts.reconnects:
-        remark(f"{counts.reconnects} reconnections: {counts.resent} frames sent again, {counts.forgotten} lost")
+        remark(f"reconnections: {counts.reconnects}; {counts.resent} frames sent again, {counts.forgotten} lost")
     for notice in dict.fromkeys((n.kind, n.code, n.message) for n in stream.notices()):
         kind, code, message = notice
         err.print(f"{kind}: {code}: {message}", markup=False, soft_wrap=True)

@@ -11,17 +11,19 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
 import tonescope
 from tonescope.results import Explanation
 from tonescope_server.cli import band
-from tonescope_server.cli.console import listed, out
+from tonescope_server.cli.console import err, listed, out
 from tonescope_server.cli.options import (
+    DEFAULT_GIVE_UP_S,
     DEFAULT_SERVER,
     FormatOption,
+    GiveUpOption,
     HopOption,
     MethodOption,
     NormaliseOption,
@@ -35,7 +37,7 @@ from tonescope_server.cli.options import (
 )
 from tonescope_server.cli.pace import Played, play, speed_of
 from tonescope_server.cli.recordings import need_nodes, open_file
-from tonescope_server.cli.remote import daemon
+from tonescope_server.cli.remote import daemon, say_connection
 from tonescope_server.cli.replay import FastOption, NodeOption, SpeedOption, open_stream
 from tonescope_server.cli.usage import only
 from tonescope_server.engine.explainer import installed_plugins
@@ -59,6 +61,7 @@ def watch(
     param: ParameterOption = None,
     normalise: NormaliseOption = "",
     hop: HopOption = 0,
+    give_up_after: GiveUpOption = DEFAULT_GIVE_UP_S,
     format: FormatOption = "",
 ) -> None:
     """Watch, live, which tones a prediction rests on: a bar a tone, null tones hatched, pilots marked.
@@ -85,6 +88,8 @@ def watch(
             target=parse_target(target, output, tonescope.Target),
             parameters=parse_parameters(param),
             hop_frames=hop,
+            retry=tonescope.Retry(give_up_after_s=give_up_after),
+            on_connection=lambda event: say_connection(event, _aside()),
         )
         with stream:
             for _ in show(stream):
@@ -112,6 +117,11 @@ def show(stream: tonescope.LiveStream) -> Iterator[Explanation]:
         for explanation in stream:
             view.take(explanation)
             yield explanation
+
+
+def _aside() -> Console:
+    """Return where to say something beside what is shown: above the drawing, or, where there is none, stderr."""
+    return out if out.is_terminal else err
 
 
 def _lines(stream: tonescope.LiveStream, view: View) -> Iterator[Explanation]:

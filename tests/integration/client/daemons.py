@@ -14,15 +14,18 @@ import pytest
 class Daemon:
     """A daemon that can be killed and started again on the same port."""
 
-    def __init__(self, store: Path, port: int = 0) -> None:
+    def __init__(self, store: Path, port: int = 0, *flags: str) -> None:
         self.store = store
+        self.flags = flags
         self.address = f"127.0.0.1:{port}"
         self.start()
 
     def start(self) -> None:
         command = [sys.executable, "-m", "tonescope_server.cli", "serve", "--listen", self.address]
         self.process = subprocess.Popen(
-            [*command, "--store", str(self.store), "--log-level", "error"], stdout=subprocess.PIPE, text=True
+            [*command, "--store", str(self.store), "--log-level", "error", *self.flags],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

@@ -1,0 +1,125 @@
+"""``replay`` and ``watch`` while their daemon is gone: what they say, what they count, and when they give up."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.client.daemons import Daemon, free_port
+from tonescope_server.demo import store_path
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def metrics() -> str:
+    return f"127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def mortal(metrics: str) -> Iterator[Daemon]:
+    """A daemon with the bundled store that a test may kill."""
+    running = Daemon(store_path(), 0, "--metrics", metrics)
+    yield running
+    if running.process.poll() is None:
+        running.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def start(recording: Path, mortal: Daemon, metrics: str) -> Iterator[Start]:
+    """Start a command at a pace that takes some ten seconds, and wait until the daemon has explained a window."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(command: str, *options: str) -> subprocess.Popen[str]:
+        arguments = [command, str(recording), "--server", mortal.address, "--speed", "2", *options]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tonescope_server.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        while not _explained(metrics):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def _explained(metrics: str) -> float:
+    text = urllib.request.urlopen(f"http://{metrics}/metrics", timeout=5).read().decode()
+    found = re.search(r'^tonescope_windows_total\{outcome="explained"\} (\S+)', text, re.M)
+    return float(found[1]) if found else 0.0
+
+
+@pytest.mark.parametrize("command", ["replay", "watch"])
+def test_one_line_says_that_the_daemon_is_gone_and_one_that_it_is_back(
+    start: Start, mortal: Daemon, command: str
+) -> None:
+    process = start(command, *(["--json", "-"] if command == "replay" else []))
+    mortal.stop(signal.SIGKILL)
+    assert process.stderr is not None
+    lost = process.stderr.readline()  # said while the daemon is gone: nobody has started it again
+    assert lost.startswith("connection lost: ")
+    assert mortal.address in lost
+    assert lost.endswith("; trying again for 60 s\n")
+    mortal.start()
+    back = process.stderr.readline()
+    assert re.fullmatch(rf"connected to {mortal.address} again, after \d+\.\d s\n", back)
+    out, rest = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert rest == ""
+    if command == "replay":
+        summary = json.loads(out)
+        assert summary["client"]["reconnects"] == 1
+        explained = sum(node["windows_explained"] for node in summary["nodes"])
+        assert explained + summary["client"]["dropped"] == 70  # as without the loss
+
+
+def test_the_summary_counts_reconnections_and_not_attempts(start: Start, mortal: Daemon) -> None:
+    process = start("replay")
+    mortal.stop(signal.SIGKILL)
+    time.sleep(1.0)  # time for several attempts
+    mortal.start()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0
+    lines = said.splitlines()
+    assert len(lines) == 3, said
+    assert re.fullmatch(r"reconnections: 1; \d+ frames sent again, 0 lost", lines[2])
+
+
+@pytest.mark.parametrize("command", ["replay", "watch"])
+def test_a_daemon_that_stays_away_ends_the_command_with_one_line_that_names_it(
+    start: Start, mortal: Daemon, command: str
+) -> None:
+    process = start(command, "--give-up-after", "1")
+    mortal.stop(signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    lost, error = said.splitlines()
+    assert lost.endswith("; trying again for 1 s")
+    assert error.startswith(f"tonescope: no daemon answers at {mortal.address}: ")
+    assert error.endswith("; gave up after 1 s")
+
+
+def test_told_not_to_try_again_the_command_ends_with_the_loss(start: Start, mortal: Daemon) -> None:
+    process = start("replay", "--give-up-after", "0")
+    mortal.stop(signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (error,) = said.splitlines()
+    assert error.startswith(f"tonescope: no daemon answers at {mortal.address}: ")
