@@ -23,6 +23,7 @@ COMMANDS = {
     "explain": "tonescope_server.cli.explain:explain",
     "saliency": "tonescope_server.cli.saliency:saliency",
     "inspect": "tonescope_server.cli.inspection:inspect",
+    "doctor": "tonescope_server.cli.doctor:doctor",
     "models": "tonescope_server.cli.models:models",
     "methods": "tonescope_server.cli.methods:methods",
 }

@@ -20,6 +20,7 @@ from tonescope_server.cli.console import writing
 from tonescope_server.errors import ParameterError
 
 POSITIVE, NEGATIVE, PILOT, PLANTED = "#2166ac", "#b2182b", "#7a7a7a", "#e6a700"
+ON_NULL = "#e0218a"
 DIVERGING = "RdBu"
 NULL_PATCH: dict[str, Any] = {"facecolor": "#f2f2f2", "edgecolor": "#c4c4c4", "hatch": "////", "lw": 0}
 MISSING_PATCH: dict[str, Any] = {"facecolor": "white", "edgecolor": "#cccccc", "hatch": "..", "lw": 0}
@@ -51,6 +52,11 @@ class Band:
 
 def band_picture(band: Band, path: Path) -> None:
     """Draw the attribution of every tone over its subcarrier index, and write it to ``path``."""
+    _save(band_figure(band), path)
+
+
+def band_figure(band: Band) -> Figure:
+    """Draw the attribution of every tone over its subcarrier index."""
     figure = Figure(figsize=(10, 4.4), dpi=DPI, layout="constrained")
     fields = _fields(band.table)
     axes = _row_of_axes(figure, len(fields))
@@ -60,7 +66,7 @@ def band_picture(band: Band, path: Path) -> None:
     axes[0].set_ylabel(band.unit)
     _headline(figure, band)
     _legend(figure, band)
-    _save(figure, path)
+    return figure
 
 
 def map_picture(
@@ -70,6 +76,13 @@ def map_picture(
     path: Path,
     seconds_per_frame: float | None = None,
 ) -> None:
+    """Draw the band over a map of one window, as ``map_figure`` does, and write it to ``path``."""
+    _save(map_figure(band, cells, amplitudes, seconds_per_frame), path)
+
+
+def map_figure(
+    band: Band, cells: npt.NDArray[Any], amplitudes: npt.NDArray[Any], seconds_per_frame: float | None = None
+) -> Figure:
     """Draw the band over a map of one window: its waterfall in grey, its attribution over it in colour.
 
     Shapes:
@@ -99,7 +112,7 @@ def map_picture(
         )
     _headline(figure, band)
     _legend(figure, band)
-    _save(figure, path)
+    return figure
 
 
 def _row_of_axes(figure: Figure, n: int) -> Sequence[Axes]:
@@ -126,7 +139,9 @@ def _draw_bars(axes: Axes, band: Band, tones: Sequence[Tone]) -> None:
     for tone in tones:
         if tone.kind == "pilot":
             axes.axvline(_x(tone), color=PILOT, lw=0.9, ls=(0, (2, 2)), zorder=0)
-    axes.bar(x, values, width=0.82, color=np.where(values < 0, NEGATIVE, POSITIVE), zorder=2)
+    null = [tone.kind == "null" for tone in tones]
+    colours = np.where(null, ON_NULL, np.where(values < 0, NEGATIVE, POSITIVE))
+    axes.bar(x, values, width=0.82, color=colours, zorder=2)
     if band.error is not None:
         axes.errorbar(x, values, np.asarray(band.error)[rows], fmt="none", ecolor="#333333", elinewidth=0.8, zorder=3)
     planted = [i for i, row in enumerate(rows) if row in band.planted]
@@ -242,6 +257,9 @@ def _legend(figure: Figure, band: Band) -> None:
         marks.append(Patch(color=NEGATIVE, label="lowers it"))
     else:
         marks = [Patch(color=POSITIVE, label="attribution")]
+    on_null = [tone.row for tone in band.table.tones if tone.kind == "null"]
+    if np.any(np.asarray(band.tones)[on_null]):
+        marks.append(Patch(color=ON_NULL, label="on a tone without signal"))
     if "null" in kinds:
         marks.append(Patch(**NULL_PATCH, label="null tone"))
     if any(_missing(tones) for tones in _fields(band.table)):

@@ -65,6 +65,7 @@ def test_the_legend_says_what_there_is_and_no_more(figures: list[Figure], tmp_pa
     everything = {
         "raises the target",
         "lowers it",
+        "on a tone without signal",
         "null tone",
         "not recorded",
         "pilot",
