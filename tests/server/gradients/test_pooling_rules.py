@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from tonescope_server.errors import UnsupportedOperatorError
 from tonescope_server.gradients import differentiate
+from tonescope_server.gradients.rules import pooling
 
 
 @st.composite
@@ -58,8 +59,10 @@ def distinct(size, seed=0):
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
-@pytest.mark.parametrize("op_type", ["MaxPool", "AveragePool"])
-def test_a_pool_agrees_over_stride_dilation_pads_and_ceil_mode(make_case, op_type, axes):
+@pytest.mark.parametrize(("op_type", "large"), [("MaxPool", False), ("MaxPool", True), ("AveragePool", False)])
+def test_a_pool_agrees_over_stride_dilation_pads_and_ceil_mode(make_case, monkeypatch, op_type, large, axes):
+    monkeypatch.setattr(pooling, "MANY_COMPARISONS", 1 if large else 10**9)
+
     @settings(max_examples=25 if axes < 3 else 8, deadline=None, derandomize=True, database=None)
     @given(pools(axes), st.integers(0, 1))
     def check(pool, include):
@@ -81,6 +84,39 @@ def test_a_window_wholly_in_the_padding_is_refused_by_name(make_case):
     model = make_case([node], (2, 4), dtype=TensorProto.FLOAT)
     with pytest.raises(UnsupportedOperatorError, match=r"MaxPool at node 'pool'.*end padding"):
         differentiate(ir.from_proto(model), ["x"])
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_both_forms_of_a_max_pool_agree_on_ties(make_case, monkeypatch, axes):
+    """Few different values, minus infinity among them: most windows have their maximum several times."""
+
+    @settings(max_examples=25 if axes < 3 else 8, deadline=None, derandomize=True, database=None)
+    @given(pools(axes), st.integers(0, 99))
+    def check(pool, seed):
+        attributes, size = pool
+        random = np.random.default_rng(seed)
+        x = random.choice(np.array([0, 0, 1, -np.inf], np.float32), (2, 2, *size))
+        model = make_case(
+            [helper.make_node("MaxPool", ["x"], ["y"], **attributes)], (2, *size), dtype=TensorProto.FLOAT
+        )
+        y = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
+        assume((y >= 0).all())  # a window of nothing but minus infinity has no maximum: ONNX Runtime makes up one
+        found = []
+        for least in (1, 10**9):
+            monkeypatch.setattr(pooling, "MANY_COMPARISONS", least)
+            both = ort.InferenceSession(ir.to_proto(differentiate(ir.from_proto(model), ["x"])).SerializeToString())
+            cotangent = np.random.default_rng(seed).integers(-4, 5, y.shape).astype(np.float32)
+            found.append(both.run(["gradient:x"], {"x": x, "cotangent:y": cotangent})[0])
+        np.testing.assert_array_equal(*found)
+
+    check()
+
+
+def test_a_large_max_pool_compares_again_and_a_small_one_asks_for_indices(make_case):
+    for size, kinds in ((32, {"Equal"}), (4, {"ScatterElements"})):
+        node = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+        graph = differentiate(ir.from_proto(make_case([node], (16, size, size), dtype=TensorProto.FLOAT)), ["x"])
+        assert {n.op_type for n in graph.graph} & {"Equal", "ScatterElements"} == kinds
 
 
 def test_a_tie_goes_to_the_first_maximum_in_row_major_order(make_case):
