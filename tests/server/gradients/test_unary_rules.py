@@ -72,6 +72,15 @@ def test_clip_agrees_with_either_bound(agrees, make_case, bounds):
     agrees(make_case([node], (3, 5), {k: v for k, v in constants.items() if k in bounds}), away_from_kinks((2, 3, 5)))
 
 
+def test_clip_passes_the_gradient_on_at_its_bounds(make_case):
+    constants = {"low": np.array(-1.0), "high": np.array(1.5)}
+    model = make_case([helper.make_node("Clip", ["x", "low", "high"], ["y"])], (5,), constants)
+    run = ReferenceEvaluator(ir.to_proto(differentiate(ir.from_proto(model), ["x"])))
+    x = np.array([[-1.25, -1.0, 0.0, 1.5, 1.75]])
+    got = run.run(["gradient:x"], {"x": x, "cotangent:y": np.full_like(x, 3.0)})[0]
+    np.testing.assert_array_equal(got, [[0, 3, 3, 3, 0]])
+
+
 @pytest.mark.parametrize("slope", [(5,), (3, 1), (1,)])
 def test_prelu_agrees_with_a_broadcast_slope(agrees, make_case, slope):
     weights = np.random.default_rng(1).uniform(0.1, 0.9, slope)

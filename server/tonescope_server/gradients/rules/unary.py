@@ -37,12 +37,8 @@ def clip(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Val
     g, x = required(cotangents[0]), required(node.inputs[0])
     if any(ctx.need(v) for v in node.inputs[1:]):
         raise ctx.unsupported(node, "its bounds depend on the input")
-    zero = ctx.scalar(0.0, x)
-    for index, outside in ((1, "Less"), (2, "Greater")):
-        bound = node.inputs[index] if len(node.inputs) > index else None
-        if bound is not None:
-            g = ctx.op("Where", ctx.op(outside, x, bound), zero, g)
-    return [g]
+    # What lies inside the bounds, or on them, is what Clip leaves as it is: one comparison in place of two.
+    return [ctx.op("Where", ctx.op("Equal", x, node.outputs[0]), g, ctx.scalar(0.0, x))]
 
 
 def prelu(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
@@ -107,7 +103,8 @@ def _gelu(ctx: Context, node: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
         slope = ctx.op("Add", ctx.scalar(c, x), ctx.op("Mul", square, ctx.scalar(3 * 0.044715 * c, x)))
         bend = ctx.op("Mul", ctx.op("Mul", x, slope), ctx.op("Sub", one, ctx.op("Mul", t, t)))
         return ctx.op("Mul", half, ctx.op("Add", ctx.op("Add", one, t), bend))
-    cdf = ctx.op("Mul", half, ctx.op("Add", one, ctx.op("Erf", ctx.op("Mul", x, ctx.scalar(sqrt(0.5), x)))))
+    # HardSigmoid is ½ + ½·erf in one node: its bounds are those of the result.
+    cdf = ctx.op("HardSigmoid", ctx.op("Erf", ctx.op("Mul", x, ctx.scalar(sqrt(0.5), x))), alpha=0.5, beta=0.5)
     pdf = ctx.op("Mul", ctx.op("Exp", ctx.op("Mul", square, ctx.scalar(-0.5, x))), ctx.scalar(1 / sqrt(2 * pi), x))
     return ctx.op("Add", cdf, ctx.op("Mul", x, pdf))
 
