@@ -40,6 +40,7 @@ class Context:
         self._counts: dict[str, int] = {}
         self._needed: set[ir.Value] = set()
         self._unexpanded: set[ir.Value] = set()
+        self._scaled: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
         self._references: dict[ir.Value, ir.Value] = {}
         self._serial = len(graph.initializers)
 
@@ -225,6 +226,15 @@ class Context:
     def is_unexpanded(self, value: ir.Value) -> bool:
         """Tell whether a cotangent is only broadcastable to its primal's shape."""
         return value in self._unexpanded
+
+    def mark_scaled(self, value: ir.Value, base: ir.Value, factor: ir.Value) -> ir.Value:
+        """Say that ``value`` is ``base`` times a factor per channel, so that a layer may put it into its weights."""
+        self._scaled[value] = (base, factor)
+        return value
+
+    def unscaled(self, value: ir.Value) -> tuple[ir.Value, ir.Value | None]:
+        """Return what a value was before a factor per channel, and that factor, where there is one."""
+        return self._scaled.get(value, (value, None))
 
     def expanded(self, cotangent: ir.Value, primal: ir.Value) -> ir.Value:
         """Return the cotangent in its primal's full shape."""

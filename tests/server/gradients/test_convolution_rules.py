@@ -25,6 +25,10 @@ def geometries(draw, axes, *, pool=False):
     return {"kernel_shape": kernel, "strides": stride, "dilations": dilation, "pads": pads}, size
 
 
+# Groups, channels in and out of each; among them a block and more of both kinds, which have forms of their own.
+CHANNELS = [(1, 2, 3), (2, 1, 2), (3, 1, 1), (2, 2, 1), (1, 17, 2), (16, 1, 1)]
+
+
 def integers(*shape, seed=3):
     return np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float32)
 
@@ -33,7 +37,7 @@ def integers(*shape, seed=3):
 @pytest.mark.parametrize("fixed", [True, False])
 def test_convolution_agrees_over_stride_dilation_groups_and_pads(agrees_exactly, make_case, axes, fixed):
     @settings(max_examples=40 if axes < 3 else 10, deadline=None, derandomize=True, database=None)
-    @given(geometries(axes), st.sampled_from([(1, 2, 3), (2, 1, 2), (3, 1, 1), (2, 2, 1)]), st.booleans())
+    @given(geometries(axes), st.sampled_from(CHANNELS), st.booleans())
     def check(geometry, channels, bias):
         attributes, size = geometry
         group, per_group, out_per_group = channels
@@ -47,7 +51,7 @@ def test_convolution_agrees_over_stride_dilation_groups_and_pads(agrees_exactly,
     check()
 
 
-@pytest.mark.parametrize("channels", [(1, 4, 6), (4, 1, 1), (2, 3, 2)])
+@pytest.mark.parametrize("channels", [(1, 4, 6), (1, 16, 3), (4, 1, 1), (16, 1, 1), (2, 3, 2)])
 @pytest.mark.parametrize("stride", [(1, 1), (2, 1), (2, 2)])
 def test_convolution_agrees_on_larger_planes_with_uneven_padding(agrees_exactly, make_case, channels, stride):
     group, per_group, out_per_group = channels

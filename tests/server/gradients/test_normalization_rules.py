@@ -37,6 +37,69 @@ def test_layer_normalization_differentiates_a_scale_that_depends_on_the_input(ag
     agrees(make_case(nodes, (4, 3), {"axes": np.array([1])}), random(2, 4, 3))
 
 
+@pytest.mark.parametrize("axis", [-1, 2])
+def test_layer_normalization_of_float32_agrees_with_its_composition(make_case, axis):
+    """In float32 the kernel itself is asked for what it normalised with; central differences need float64."""
+    shape = X.shape[axis % 4 :]
+    axes = np.arange(axis % 4, 4)
+    node = helper.make_node("LayerNormalization", ["x", "scale", "bias"], ["y"], axis=axis, epsilon=1e-3)
+    scale, bias = random(*shape, seed=1), random(*shape, seed=2)
+    composed = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=1),
+        helper.make_node("Sub", ["x", "mean"], ["centred"]),
+        helper.make_node("Mul", ["centred", "centred"], ["square"]),
+        helper.make_node("ReduceMean", ["square", "axes"], ["variance"], keepdims=1),
+        helper.make_node("Add", ["variance", "epsilon"], ["more"]),
+        helper.make_node("Sqrt", ["more"], ["deviation"]),
+        helper.make_node("Div", ["centred", "deviation"], ["unit"]),
+        helper.make_node("Mul", ["unit", "s"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "t"], ["y"]),
+    ]
+    more = {"axes": axes, "epsilon": np.array(1e-3), "s": scale, "t": bias}
+    same_as_composed(make_case, node, {"scale": scale, "bias": bias}, composed, more)
+
+
+def test_layer_normalization_takes_the_gradient_of_a_mean_as_it_is(agrees, make_case):
+    """What flows back from a mean is left unexpanded: also to a scale and a bias that depend on the input."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["row"], keepdims=1),
+        helper.make_node("LayerNormalization", ["x", "row", "row"], ["n"], axis=-1),
+        helper.make_node("ReduceMean", ["n", "axes"], ["y"], keepdims=1),
+    ]
+    agrees(make_case(nodes, (4, 3), {"axes": np.array([1])}), random(2, 4, 3))
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_a_convolution_takes_the_factor_of_the_normalisation_after_it(agrees, make_case, twice):
+    """Not where something else reads the convolution's result too: then its cotangent is a sum."""
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["s"]),
+        helper.make_node("Conv", ["s", "w"], ["c"], pads=[1, 1]),
+        helper.make_node("BatchNormalization", ["c", "scale", "bias", "mean", "var"], ["n"], epsilon=1e-3),
+        helper.make_node("Mul", ["n", "c" if twice else "n"], ["y"]),
+    ]
+    constants = {
+        n: np.random.default_rng(i).uniform(0.5, 1.5, 4) for i, n in enumerate(("scale", "bias", "mean", "var"))
+    }
+    model = make_case(nodes, (3, 6), {"w": random(4, 3, 3), **constants})
+    agrees(model, random(2, 3, 6))
+
+
+def test_the_gradient_by_a_convolutions_result_still_has_the_factor_after_it(make_case):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1]),
+        helper.make_node("BatchNormalization", ["c", "scale", "bias", "mean", "var"], ["y"], epsilon=0.0),
+    ]
+    constants = {"w": random(4, 3, 3), "scale": np.array([1.0, 2, 3, 4]), "var": np.array([4.0, 4, 1, 1])}
+    constants |= {"bias": random(4), "mean": random(4, seed=1)}
+    constants = {k: v.astype(np.float32) for k, v in constants.items()}
+    model = make_case(nodes, (3, 6), constants, dtype=TensorProto.FLOAT)
+    session = ort.InferenceSession(ir.to_proto(differentiate(ir.from_proto(model), ["c"])).SerializeToString())
+    x = random(1, 3, 6).astype(np.float32)
+    got = session.run(["gradient:c"], {"x": x, "cotangent:y": np.ones((1, 4, 6), np.float32)})[0]
+    np.testing.assert_array_equal(got[0], np.repeat([[0.5], [1], [3], [4]], 6, axis=1))
+
+
 def test_rms_normalization_agrees(agrees, make_case):
     node = helper.make_node("RMSNormalization", ["x", "scale"], ["y"], axis=-1)
     agrees(make_case([node], (4, 3), {"scale": random(3)}, opset=23), random(2, 4, 3))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from tonescope_server.gradients.context import Context
-from tonescope_server.gradients.rule_set import Cotangents, Rule
+from tonescope_server.gradients.rule_set import Cotangents, Rule, accepts_unexpanded
 from tonescope_server.gradients.rules.elementwise import required
 
 
 def batch_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """``g · scale/√(var + ε)`` per channel: at inference the statistics are constants."""
+    """``g · scale/√(var + ε)`` per channel: at inference the statistics are constants.
+
+    A convolution before it takes the factor into its weights.
+    """
     if ctx.attribute(node, "training_mode", 0):
         raise ctx.unsupported(node, "training_mode is 1: its result depends on the rest of the batch")
     x, scale, variance = required(node.inputs[0]), required(node.inputs[1]), required(node.inputs[4])
@@ -21,19 +25,30 @@ def batch_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> 
     epsilon = ctx.scalar(ctx.attribute(node, "epsilon", 1e-5), variance)
     factor = ctx.op("Div", scale, ctx.op("Sqrt", ctx.op("Add", variance, epsilon)))
     per_channel = ctx.op("Reshape", factor, ctx.ints([-1, *[1] * (ctx.rank(x) - 2)]))
-    return [ctx.op("Mul", cotangents[0], per_channel)]
+    g = required(cotangents[0])
+    return [ctx.mark_scaled(ctx.op("Mul", g, per_channel), g, factor)]
 
 
+@accepts_unexpanded
 def layer_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Normalisation over the last axes, with scale and bias of their shape."""
+    """Normalisation over the last axes, with scale and bias of their shape.
+
+    A mean over an axis of size one is the mean over the axis that it stands for, so ``g`` may be left unexpanded.
+    """
     if any(c is not None for c in cotangents[1:]):
         raise ctx.unsupported(node, "its results Mean or InvStdDev lead to the output")
     x, scale, g = required(node.inputs[0]), required(node.inputs[1]), required(cotangents[0])
-    rank = ctx.rank(x)
-    axes = list(range(ctx.attribute(node, "axis", -1) % rank, rank))
-    centred, inverse = _standardised(ctx, x, axes, ctx.attribute(node, "epsilon", 1e-5))
-    found = [_through(ctx, ctx.op("Mul", g, scale), centred, inverse, axes) if ctx.need(x) else None]
-    return [*found, *_affine(ctx, node, g, ctx.op("Mul", centred, inverse))]
+    axis, epsilon = ctx.attribute(node, "axis", -1) % ctx.rank(x), ctx.attribute(node, "epsilon", 1e-5)
+    sizes, axes = ctx.dims(x)[axis:], range(axis, ctx.rank(x))
+    if not ctx.portable and x.dtype == ir.DataType.FLOAT and all(isinstance(n, int) for n in sizes):
+        # One node in place of eight. With a scale of ones the kernel returns what the forward node keeps to itself;
+        # asking that node for its Mean and InvStdDev would leave two more to emit.
+        ones = ctx.constant(np.ones([n for n in sizes if isinstance(n, int)]), np.float32)
+        unit, _, inverse = ctx.ops("LayerNormalization", x, ones, outputs=3, axis=axis, epsilon=epsilon)
+    else:
+        unit, inverse = _standardised(ctx, x, axes, epsilon)
+    found = [_through(ctx, ctx.op("Mul", g, scale), unit, inverse, axes) if ctx.need(x) else None]
+    return [*found, *_affine(ctx, node, g, unit)]
 
 
 def rms_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
@@ -54,9 +69,9 @@ def instance_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) 
     if any(ctx.need(v) for v in node.inputs[1:]):
         raise ctx.unsupported(node, "its scale or bias depends on the input")
     axes = list(range(2, ctx.rank(x)))
-    centred, inverse = _standardised(ctx, x, axes, ctx.attribute(node, "epsilon", 1e-5))
+    unit, inverse = _standardised(ctx, x, axes, ctx.attribute(node, "epsilon", 1e-5))
     per_channel = ctx.op("Reshape", scale, ctx.ints([-1, *[1] * len(axes)]))
-    return [_through(ctx, ctx.op("Mul", g, per_channel), centred, inverse, axes)]
+    return [_through(ctx, ctx.op("Mul", g, per_channel), unit, inverse, axes)]
 
 
 def group_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
@@ -68,8 +83,8 @@ def group_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> 
     weight = ctx.op("Reshape", scale, ctx.ints([-1, *[1] * (ctx.rank(x) - 2)]))
     apart = ctx.ints([0, groups, -1])
     grouped = ctx.op("Reshape", x, apart)
-    centred, inverse = _standardised(ctx, grouped, [2], ctx.attribute(node, "epsilon", 1e-5), like=x)
-    back = _through(ctx, ctx.op("Reshape", ctx.op("Mul", g, weight), apart), centred, inverse, [2])
+    unit, inverse = _standardised(ctx, grouped, [2], ctx.attribute(node, "epsilon", 1e-5), like=x)
+    back = _through(ctx, ctx.op("Reshape", ctx.op("Mul", g, weight), apart), unit, inverse, [2])
     return [ctx.reshape_like(back, x)]
 
 
@@ -87,8 +102,8 @@ def lp_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Seq
 def mean_variance_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """Normalisation over the given axes, with no scale."""
     axes = mean_variance_axes(ctx, node)
-    centred, inverse = _standardised(ctx, required(node.inputs[0]), axes, 1e-9)
-    return [_through(ctx, required(cotangents[0]), centred, inverse, axes)]
+    unit, inverse = _standardised(ctx, required(node.inputs[0]), axes, 1e-9)
+    return [_through(ctx, required(cotangents[0]), unit, inverse, axes)]
 
 
 def mean_variance_axes(ctx: Context, node: ir.Node) -> list[int]:
@@ -128,10 +143,11 @@ def neighbour_sums(ctx: Context, value: ir.Value, size: int, before: int) -> ir.
 def _standardised(
     ctx: Context, x: ir.Value, axes: Sequence[int], epsilon: float, *, like: ir.Value | None = None
 ) -> tuple[ir.Value, ir.Value]:
-    """Return ``x − mean`` and ``1/√(var + ε)`` over the axes, computed again: half types keep them in float32."""
+    """Return ``(x − mean)/√(var + ε)`` and ``1/√(var + ε)`` over the axes, computed again in ``x``'s own type."""
     where = ctx.ints(axes)
     centred = ctx.op("Sub", x, ctx.op("ReduceMean", x, where, keepdims=1))
-    return centred, _inverse_root(ctx, centred, where, epsilon, like=like or x)
+    inverse = _inverse_root(ctx, centred, where, epsilon, like=like or x)
+    return ctx.op("Mul", centred, inverse), inverse
 
 
 def _inverse_root(
@@ -141,10 +157,9 @@ def _inverse_root(
     return ctx.op("Reciprocal", ctx.op("Sqrt", ctx.op("Add", mean_square, ctx.scalar(epsilon, like or value))))
 
 
-def _through(ctx: Context, g: ir.Value, centred: ir.Value, inverse: ir.Value, axes: Sequence[int]) -> ir.Value:
+def _through(ctx: Context, g: ir.Value, unit: ir.Value, inverse: ir.Value, axes: Sequence[int]) -> ir.Value:
     """``(g − mean g − x̂·mean(g·x̂)) / σ``: what a standardisation passes back."""
     where = ctx.ints(axes)
-    unit = ctx.op("Mul", centred, inverse)
     mean = ctx.op("ReduceMean", g, where, keepdims=1)
     along = ctx.op("ReduceMean", ctx.op("Mul", g, unit), where, keepdims=1)
     return ctx.op("Mul", inverse, ctx.op("Sub", ctx.op("Sub", g, mean), ctx.op("Mul", unit, along)))
@@ -153,7 +168,10 @@ def _through(ctx: Context, g: ir.Value, centred: ir.Value, inverse: ir.Value, ax
 def _affine(ctx: Context, node: ir.Node, g: ir.Value, unit: ir.Value) -> list[ir.Value | None]:
     """Return the cotangents of scale and bias, where they depend on the input."""
     scale, bias = required(node.inputs[1]), node.inputs[2] if len(node.inputs) > 2 else None
+    if not (ctx.need(scale) or ctx.need(bias)):
+        return [None, None]
     y = node.outputs[0]
+    g = ctx.expanded(g, y)
     return [
         ctx.unbroadcast(ctx.op("Mul", g, unit), scale, y) if ctx.need(scale) else None,
         ctx.unbroadcast(g, bias, y) if bias is not None and ctx.need(bias) else None,
