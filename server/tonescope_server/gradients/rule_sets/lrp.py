@@ -15,6 +15,14 @@ import onnx_ir as ir
 
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.rule_set import Cotangents, Rule, RuleSet, operator_name
+from tonescope_server.gradients.rule_sets.relevance import normalization, recurrent, reduction
+from tonescope_server.gradients.rule_sets.relevance.shares import (
+    back,
+    passed_by_first,
+    passed_on,
+    proportional,
+    stabilised,
+)
 from tonescope_server.gradients.rule_sets.standard import STANDARD
 from tonescope_server.gradients.rules import unary
 from tonescope_server.gradients.rules.elementwise import required
@@ -60,55 +68,29 @@ def lrp(settings: LrpSettings, name: str = "lrp") -> RuleSet:
     is the generalised one: CSI is signed, and the original, which takes operands to be non-negative, is wrong there.
     """
     rules = {
-        **{op: _proportional(STANDARD.rules[op], settings.epsilon) for op in _PROPORTIONAL},
+        **{op: proportional(STANDARD.rules[op], settings.epsilon) for op in _PROPORTIONAL},
         **{op: _layer(STANDARD.rules[op], settings) for op in LAYERS},
         **dict.fromkeys((*_PASSED, *unary.RULES, *_ACTIVATIONS), passed_on),
         "Mul": _product(STANDARD.rules["Mul"], settings.epsilon),
         "Div": _quotient(STANDARD.rules["Div"], settings.epsilon),
         "Einsum": _product(STANDARD.rules["Einsum"], settings.epsilon),
+        "Pow": passed_by_first,
+        "Mod": passed_by_first,
+        **{op: normalization.fixed_statistics(parts, settings.epsilon) for op, parts in _CENTRED.items()},
+        **{op: reduction.norm(op, settings.epsilon) for op in ("ReduceL1", "ReduceL2")},
+        "ReduceLogSumExp": reduction.log_sum_exp,
+        "ReduceProd": reduction.product,
+        "LSTM": recurrent.lstm(settings.epsilon),
+        "GRU": recurrent.gru(settings.epsilon),
+        "RNN": recurrent.rnn(settings.epsilon),
     }
-    return STANDARD.without(*_REFUSED).override(
+    return STANDARD.override(
         name,
         rules,
         summary="Relevance, handed back layer by layer; biases absorb what they gave.",
         source="Bach et al. 2015, doi:10.1371/journal.pone.0130140",
         relevance=True,
     )
-
-
-def passed_on(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
-    """Pass relevance on unchanged: a function of one element has only one operand to give it to."""
-    return [relevance[0]]
-
-
-def stabilised(ctx: Context, z: ir.Value, epsilon: float) -> ir.Value:
-    """Return ``z + ε·sign z``, with sign(0) = +1."""
-    plus, minus = ctx.scalar(epsilon, z), ctx.scalar(-epsilon, z)
-    return ctx.op("Add", z, ctx.op("Where", ctx.op("Less", z, ctx.scalar(0.0, z)), minus, plus))
-
-
-def _proportional(standard: Rule, epsilon: float) -> Rule:
-    """Make the ε rule of an operator that is linear in its operands: ``x · Jᵀ(R / z)``."""
-
-    def rule(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
-        """``x · Jᵀ(R / (z + ε·sign z))``."""
-        z = node.outputs[0]
-        share = ctx.typed(ctx.op("Div", relevance[0], stabilised(ctx, z, epsilon)), z)
-        return [_times(ctx, v, c) for v, c in zip(node.inputs, _back(ctx, standard, node, share), strict=False)]
-
-    return rule
-
-
-def _back(ctx: Context, standard: Rule, node: ir.Node, share: ir.Value) -> list[ir.Value | None]:
-    """Apply a standard rule, and expand what it left merely broadcastable."""
-    found = standard(ctx, node, [share, *[None] * (len(node.outputs) - 1)])
-    return [None if c is None or v is None else ctx.expanded(c, v) for v, c in zip(node.inputs, found, strict=False)]
-
-
-def _times(ctx: Context, operand: ir.Value | None, share: ir.Value | None) -> ir.Value | None:
-    if operand is None or share is None or not ctx.need(operand):
-        return None
-    return ctx.op("Mul", operand, share)
 
 
 def _layer(standard: Rule, settings: LrpSettings) -> Rule:
@@ -185,11 +167,11 @@ class _Weighted:
             operands.append(bias)
         return ctx.typed(ctx.again(self.node, operands)[0], self.node.outputs[0])
 
-    def hand_back(self, z: ir.Value, share: ir.Value) -> ir.Value:
+    def handback(self, z: ir.Value, share: ir.Value) -> ir.Value:
         """Return the operand's part of ``share``, through the application that gave ``z``, times the operand."""
         applied = z.producer()
         assert applied is not None  # forward() made it
-        part = _back(self.ctx, self.standard, applied, self.ctx.typed(share, z))[self.data]
+        part = back(self.ctx, self.standard, applied, self.ctx.typed(share, z))[self.data]
         return self.ctx.op("Mul", applied.inputs[self.data], part)
 
     def clipped(self, value: ir.Value, sign: int) -> ir.Value:
@@ -204,7 +186,7 @@ def _epsilon(layer: _Weighted, relevance: ir.Value, settings: LrpSettings, _: La
     ctx = layer.ctx
     copy = ctx.op("Identity", layer.x)
     z = layer.forward(copy, layer.weight, None if settings.zero_bias else layer.bias)
-    return layer.hand_back(z, ctx.op("Div", relevance, stabilised(ctx, z, settings.epsilon)))
+    return layer.handback(z, ctx.op("Div", relevance, stabilised(ctx, z, settings.epsilon)))
 
 
 def _gamma(layer: _Weighted, relevance: ir.Value, settings: LrpSettings, _: LayerRule) -> ir.Value:
@@ -223,7 +205,7 @@ def _gamma(layer: _Weighted, relevance: ir.Value, settings: LrpSettings, _: Laye
         other = layer.forward(layer.clipped(layer.x, -1), unlike, None)
         total = ctx.typed(ctx.op("Add", same, other), z)
         share = ctx.op("Mul", here, ctx.op("Div", relevance, stabilised(ctx, total, settings.epsilon)))
-        parts += [layer.hand_back(same, share), layer.hand_back(other, share)]
+        parts += [layer.handback(same, share), layer.handback(other, share)]
     return ctx.op("Sum", *parts)
 
 
@@ -250,7 +232,7 @@ def _alpha_beta(layer: _Weighted, relevance: ir.Value, settings: LrpSettings, ch
         total = ctx.typed(ctx.op("Add", same, other), same)
         share = ctx.op("Div", relevance, stabilised(ctx, total, settings.epsilon))
         share = ctx.op("Mul", share, ctx.scalar(weight, total))
-        parts += [layer.hand_back(same, share), layer.hand_back(other, share)]
+        parts += [layer.handback(same, share), layer.handback(other, share)]
     return ctx.op("Sum", *parts)
 
 
@@ -263,19 +245,19 @@ def _flat(layer: _Weighted, relevance: ir.Value, settings: LrpSettings, chosen: 
     else:
         weight = ctx.op("Mul", layer.weight, layer.weight)
     z = layer.forward(one, weight, None)
-    return layer.hand_back(z, ctx.op("Div", relevance, stabilised(ctx, z, settings.epsilon)))
+    return layer.handback(z, ctx.op("Div", relevance, stabilised(ctx, z, settings.epsilon)))
 
 
 def _product(standard: Rule, epsilon: float) -> Rule:
     """Make the rule of a product: where both operands depend on the input each gets half, in proportion."""
-    proportional = _proportional(standard, epsilon)
+    shared = proportional(standard, epsilon)
 
     def rule(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
         """Half to each operand, in proportion to what its elements gave."""
         needed = sum(ctx.need(v) for v in node.inputs)
         if needed == 1 and node.op_type == "Mul" and _keeps_shape(ctx, node):
             return [relevance[0] if ctx.need(v) else None for v in node.inputs]
-        found = proportional(ctx, node, relevance)
+        found = shared(ctx, node, relevance)
         if needed < 2:
             return found
         half = [ctx.scalar(1.0 / needed, required(v)) for v in node.inputs]
@@ -291,47 +273,39 @@ def _keeps_shape(ctx: Context, node: ir.Node) -> bool:
 
 def _quotient(standard: Rule, epsilon: float) -> Rule:
     """Make the rule of a quotient: a denominator that depends on the input is refused."""
-    proportional = _proportional(standard, epsilon)
+    shared = proportional(standard, epsilon)
 
     def rule(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
         """As a linear function of the numerator; a denominator is a scale, and gets nothing."""
-        found = list(proportional(ctx, node, relevance))
+        found = list(shared(ctx, node, relevance))
         return [found[0], None]
 
     return rule
 
 
-def normalisation(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
-    """Layer normalisation with its scale held fixed, as a linear function of its operand (Ali et al. 2022)."""
-    x, scale = required(node.inputs[0]), required(node.inputs[1])
-    rank = ctx.rank(x)
-    axes = ctx.ints(range(ctx.attribute(node, "axis", -1) % rank, rank))
-    centred = ctx.op("Sub", x, ctx.op("ReduceMean", x, axes, keepdims=1))
-    variance = ctx.op("ReduceMean", ctx.op("Mul", centred, centred), axes, keepdims=1)
-    root = ctx.op("Sqrt", ctx.op("Add", variance, ctx.scalar(ctx.attribute(node, "epsilon", 1e-5), x)))
-    share = ctx.op("Div", relevance[0], stabilised(ctx, node.outputs[0], DEFAULTS.epsilon))
-    g = ctx.op("Div", ctx.op("Mul", share, scale), root)
-    return [ctx.op("Mul", x, ctx.op("Sub", g, ctx.op("ReduceMean", g, axes, keepdims=1)))]
-
-
 DEFAULTS = LrpSettings()
 _ACTIVATIONS = ("Relu", "LeakyRelu", "Sigmoid", "Tanh")
-# Relevance follows the elements themselves: the standard rules move it as they move a cotangent.
-_PASSED: tuple[str, ...] = ("Identity", "Cast", "CastLike", "Dropout")
+# Relevance follows the elements themselves: the standard rules move it as they move a cotangent. A normalisation
+# without a mean is a scale that is held fixed, and a quantised value is the value.
+_PASSED: tuple[str, ...] = (
+    "Identity", "Cast", "CastLike", "Dropout", "RMSNormalization", "LpNormalization", "LRN", "QuantizeLinear",
+    "DequantizeLinear",
+)  # fmt: skip
+_CENTRED = {
+    "LayerNormalization": normalization.layer,
+    "InstanceNormalization": normalization.instance,
+    "GroupNormalization": normalization.group,
+    "MeanVarianceNormalization": normalization.mean_variance,
+}
 _PROPORTIONAL = (
     "Add", "Sub", "Sum", "Mean", "BatchNormalization", "GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum",
-    "MaxPool", "Expand", "CumSum", "Resize", "Softmax", "LogSoftmax", "InstanceNormalization", "GroupNormalization",
-    "RMSNormalization",
-)  # fmt: skip
-_REFUSED = (
-    "LSTM", "GRU", "RNN", "Pow", "Mod", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "LpNormalization",
-    "MeanVarianceNormalization", "LRN",
+    "MaxPool", "Expand", "CumSum", "Resize", "Softmax", "LogSoftmax",
 )  # fmt: skip
 
 LRP = lrp(DEFAULTS)
 ATTN_LRP = lrp(LrpSettings(convolution="epsilon"), "attn_lrp").override(
     "attn_lrp",
-    {"LayerNormalization": normalisation},
+    {},  # what differs from LRP is that convolutions have ε: products, softmax and norms are the same in both
     summary="Relevance through transformers: products in halves, softmax by its first-order part, norms held fixed.",
     source="Achtibat et al. 2024, arXiv:2402.05602",
 )
