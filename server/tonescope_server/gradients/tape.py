@@ -20,10 +20,11 @@ from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.differentiate import named, values_by_name
 from tonescope_server.gradients.folded import can_fold, pull_back_folded
 from tonescope_server.gradients.prepass import fold_batch_normalization, lift_1d, remove_unused
+from tonescope_server.gradients.results import state_types
 from tonescope_server.gradients.rule_set import RuleSet, operator_name
 from tonescope_server.gradients.scoring import flat_output, one_hot, stacked_cotangents
 from tonescope_server.gradients.seed import Seed, Term, weights_name
-from tonescope_server.gradients.subgraphs import graphs_of, operands, replace_operand, with_inner
+from tonescope_server.gradients.subgraphs import operands, replace_operand
 from tonescope_server.gradients.variables import Evaluation, Var, broadcast
 from tonescope_server.gradients.walk import pull_back, pull_back_each
 
@@ -81,6 +82,7 @@ class Tape:
         self.x = Var(self, self._input, shape)
         self._weights: set[ir.Value] = set()
         self._evaluated = False
+        self._shapes: dict[ir.Value, list[int | None]] = {}
 
     # -- inputs and results -------------------------------------------------------------------------------------
 
@@ -96,7 +98,7 @@ class Tape:
 
     def result(self, name: str, var: Var) -> None:
         """Name a result of the graph. ``cells`` and ``tones`` are what the engine reads; see ``plugin.api``."""
-        self._named(name, var.value)
+        self._named(name, var.value, [None, *var.shape])
 
     # -- before the model is evaluated ----------------------------------------------------------------------------
 
@@ -153,7 +155,7 @@ class Tape:
         if rules.relevance:
             cotangents = {v: self.context.typed(self.context.op("Mul", v, w), v) for v, w in cotangents.items()}
         gradients = self._pulled(cotangents, by, rules)
-        self._named("score", score)
+        self._named("score", score, [None])
         self._name_outputs(self._model_outputs)
         total = Var(self, score, ())
         base = None if at_reference is None else Var(self, at_reference, ())
@@ -193,13 +195,13 @@ class Tape:
             found = pull_back_each(context, count, seeds, by, rules)
         for number, (value, gradient) in enumerate(zip(by, found, strict=True)):
             gradient.type = value.type
-            self._named(f"jacobian:{number}", gradient)
+            self._named(f"jacobian:{number}", gradient, [count, *self._sizes(value)])
 
     def score(self) -> Var:
         """Evaluate the model and the target at ``x``, without a backward pass."""
         self._once()
         score, _ = self._scored(self._model_outputs)
-        self._named("score", score)
+        self._named("score", score, [None])
         return Var(self, score, ())
 
     def predict(self) -> None:
@@ -243,7 +245,7 @@ class Tape:
         gradient = self._unflattened(self._pulled(cotangents, [flat], self._rule_sets(rule_set))[0], per_window)
         score = context.op("Reshape", score, per_window)
         anchored = context.op("Gather", score, context.constant(np.int64(anchor)), axis=1)
-        self._named("score", anchored)
+        self._named("score", anchored, [None])
         self._name_outputs(at_anchor)
         return Evaluation(Var(self, gradient, points.shape), Var(self, score, points.shape[:1]), points)
 
@@ -280,7 +282,7 @@ class Tape:
     def finish(self) -> ir.Model:
         """Return the finished model: every result named, nothing unused left in it."""
         remove_unused(self._graph)
-        _forget_shapes(self._graph)
+        state_types(self._model, self._shapes)
         for value in list(self._graph.inputs):
             if value is not self._input and not value.uses() and not value.is_graph_output():
                 self._graph.inputs.remove(value)
@@ -388,24 +390,18 @@ class Tape:
     def _name_outputs(self, values: Sequence[ir.Value]) -> None:
         names = [str(v.name) for v in self._model_outputs]
         for name, value in zip(names, values, strict=True):
-            self._named(f"output:{name}", value)
+            self._named(f"output:{name}", value, self._sizes(value))
 
-    def _named(self, name: str, value: ir.Value) -> None:
+    def _sizes(self, value: ir.Value) -> list[int | None]:
+        """Return the sizes of a typed value, those of no fixed number unnamed."""
+        return [d if isinstance(d, int) else None for d in self.context.dims(value)]
+
+    def _named(self, name: str, value: ir.Value, sizes: Sequence[int | None]) -> None:
         """Make a value a result of that name. One that is a result already, or an input, is named by an Identity."""
         result = value
         if value.is_graph_output() or value.producer() is None:
             result = self.context.op("Identity", value)
             self.context.typed(result, value) if value.shape is not None else None
         result.name = name
+        self._shapes[result] = [None if d is None or d < 0 else d for d in sizes]
         self._graph.outputs.append(result)
-
-
-def _forget_shapes(graph: ir.Graph) -> None:
-    """Drop the shapes of everything computed: along a path the model's batch axis is no longer the windows'.
-
-    ONNX Runtime shares buffers between values whose symbolic sizes have the same name, and fails at run time where the
-    sizes then differ. It infers shapes itself; types are kept.
-    """
-    for node in with_inner(graph):
-        for value in (*node.outputs, *(v for inner in graphs_of(node) for v in inner.inputs)):
-            value.shape = None
