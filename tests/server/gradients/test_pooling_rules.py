@@ -137,9 +137,10 @@ def test_overlapping_windows_with_one_maximum_add_up(make_case):
     np.testing.assert_array_equal(got[0, 0], [0, 0, 3, 0, 0])
 
 
-def test_global_average_pool_agrees(agrees, make_case):
+@pytest.mark.parametrize("positions", [(3, 4), (1, 4), (5,)])
+def test_global_average_pool_agrees(agrees, make_case, positions):
     nodes = [helper.make_node("Sigmoid", ["x"], ["s"]), helper.make_node("GlobalAveragePool", ["s"], ["y"])]
-    agrees(make_case(nodes, (2, 3, 4)), np.random.default_rng(0).standard_normal((2, 2, 3, 4)))
+    agrees(make_case(nodes, (2, *positions)), np.random.default_rng(0).standard_normal((2, 2, *positions)))
 
 
 def test_batch_normalization_agrees(agrees, make_case):

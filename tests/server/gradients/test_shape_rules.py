@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from tonescope_server.gradients.rules.reduction import SHORT_ROW
+
 
 def random(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape)
@@ -61,6 +63,28 @@ def test_reductions_agree(agrees, make_case, op_type, keepdims, axes, fixed):
         helper.make_node("Mul", ["r", "r"], ["y"]),
     ]
     agrees(make_case(nodes, (3, 4), {"axes": np.array(axes)}, fixed=fixed), random(2, 3, 4))
+
+
+@pytest.mark.parametrize("op_type", ["ReduceSum", "ReduceMean"])
+@pytest.mark.parametrize("axes", [[2, 3], [3], [1, 3]])
+def test_reductions_agree_where_an_axis_has_one_element(agrees, make_case, op_type, axes):
+    """A row of a signal that was lifted to two dimensions is all that is reduced there."""
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["s"]),
+        helper.make_node(op_type, ["s", "axes"], ["r"], keepdims=0),
+        helper.make_node("Mul", ["r", "r"], ["y"]),
+    ]
+    agrees(make_case(nodes, (2, 1, 5), {"axes": np.array(axes)}), random(2, 2, 1, 5))
+
+
+@pytest.mark.parametrize("length", [SHORT_ROW, SHORT_ROW + 1])
+def test_short_and_long_rows_agree(agrees, make_case, length):
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=1),
+        helper.make_node("Sub", ["x", "mean"], ["centred"]),
+        helper.make_node("Mul", ["centred", "centred"], ["y"]),
+    ]
+    agrees(make_case(nodes, (2, length), {"axes": np.array([2])}), random(2, 2, length))
 
 
 def test_a_reduction_over_no_axes_passes_everything_on(agrees, make_case):

@@ -14,11 +14,14 @@ from tonescope_server.gradients.rules._first_match import by_first_match, compar
 from tonescope_server.gradients.rules._windows import Geometry, geometry
 from tonescope_server.gradients.rules.convolution import cropped, window_of
 from tonescope_server.gradients.rules.elementwise import required
+from tonescope_server.gradients.rules.reduction import short_row, spread_over_row
 
 
 def global_average_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """``g`` over the number of positions; left unexpanded."""
+    """``g`` over the number of positions; left unexpanded, but for short rows."""
     x = required(node.inputs[0])
+    if row := short_row(ctx, x, range(2, ctx.rank(x))):
+        return [spread_over_row(ctx, required(cotangents[0]), x, 1.0 / row)]
     sizes = ctx.static_dims(node, x, 2, "the number of positions")
     return [ctx.mark_unexpanded(ctx.op("Div", cotangents[0], ctx.scalar(float(np.prod(sizes)), x)))]
 
