@@ -31,10 +31,10 @@ from tonescope_server.reports.readings import Tried
 
 EXIT_CODES = {Severity.NOTE: 0, Severity.WARNING: 3, Severity.FAULT: 4}
 _STYLES = {Severity.FAULT: "bold red", Severity.WARNING: "bold yellow", Severity.NOTE: "bold"}
-_COLUMNS = ("order", "tone layout", "cells at odds", "now", "if declared", "gradient", "chance")
+_COLUMNS = ("order", "layout", "at odds", "now", "then", "gradient", "chance")
 _ABOUT = (
-    "Each way to read the cells: how many contradict it; how much of |input × gradient| lies on its null tones, now and "
-    "if the manifest declared it; how much of the gradient alone does; and how much would by chance."
+    "Each way to read the cells: how many are at odds with it; how much of |input × gradient| lies on its null tones "
+    "now, and then, if the manifest declared it; how much of the gradient alone; and how much would by chance."
 )
 
 
@@ -164,7 +164,8 @@ def _show_readings(report: Report) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for number, name in enumerate(_COLUMNS):
-        table.add_column(name, justify="left" if number < 2 else "right", no_wrap=True)
+        width = None if name == "layout" else max(len(name), 6 if number else len("tone_frame"))
+        table.add_column(name, justify="left" if number < 2 else "right", no_wrap=True, min_width=width)
     for cells, tried in rows:
         table.add_row(*cells, style="bold" if tried is report.best else None)
     out.print()
@@ -185,12 +186,12 @@ def _footnote(report: Report) -> str:
 
 
 def _rows(report: Report) -> list[tuple[list[str], Tried]]:
-    """Make the rows of the table; layouts with the same nulls do alike, and share a row."""
+    """Make the rows of the table; layouts with the same nulls do alike, and share a row, marked by an ellipsis."""
     rows: list[tuple[list[str], Tried]] = []
     for tried in report.trial.tried if report.trial is not None else ():
         cells = _cells(tried)
         if rows and rows[-1][1] is not report.best and [rows[-1][0][0], *rows[-1][0][2:]] == [cells[0], *cells[2:]]:
-            rows[-1][0][1] = f"{rows[-1][1].reading.layout}, and alike"
+            rows[-1][0][1] = f"{rows[-1][1].reading.layout} …"
         else:
             rows.append((cells, tried))
     return rows
@@ -202,7 +203,7 @@ def _cells(tried: Tried) -> list[str]:
     )
     now = "—" if tried.share_now is None else f"{tried.share_now:.1%}"
     shares = [f"{share:.1%}" for share in (tried.share_if_declared, tried.gradient_share, tried.null_cells)]
-    layout = _layout(tried) + (" (declared)" if tried.is_declared else "")
+    layout = _layout(tried) + (", declared" if tried.is_declared else "")
     return [tried.reading.cell_order, layout, fits, now, *shares]
 
 

@@ -8,7 +8,14 @@ from dataclasses import replace
 
 from tonescope_server.checks.attribution import NULL_TONE_SHARE
 from tonescope_server.checks.finding import Finding
-from tonescope_server.checks.layout import FRAME_MAJOR, LAYOUT_MISMATCH, TONE_MAJOR, Reading, declared_reading
+from tonescope_server.checks.layout import (
+    FRAME_MAJOR,
+    LAYOUT_MISMATCH,
+    TONE_MAJOR,
+    Reading,
+    declared_reading,
+    orders_of,
+)
 from tonescope_server.checks.normalisation import WRONG_NORMALISATION
 from tonescope_server.checks.weights import NULL_ROWS_TRAINED
 from tonescope_server.csi.cells import FRAME_TONE
@@ -47,7 +54,9 @@ def advise(finding: Finding, model: Model, best: Reading | None, weights_agree: 
     changes = changes_to(best, declared)
     if finding.code == NULL_TONE_SHARE:  # what follows from the layout, which has its own finding with its own remedy
         return finding, "" if weights_agree else toml(changes)
-    if best.cell_order == declared.cell_order or finding.code == ORDER_DOUBTED:
+    if finding.code == ORDER_DOUBTED:  # here the zeros fit either order, and the best reading is the declared one
+        return finding, toml({("input", "cell_order"): orders_of(declared)[1]})
+    if best.cell_order == declared.cell_order:
         return finding, toml(changes)
     if weights_agree:
         return replace(finding, remedy=_rearrange(declared)), ""
