@@ -44,7 +44,7 @@ def activity(nodes: Sequence[ir.Node], seeds: Iterable[ir.Value], wrt: Iterable[
             quantised.update(node.outputs)
         elif name == "QuantizeLinear":
             quantised.add(node.outputs[0])
-        made = [v for v in node.outputs if is_float(v) or v in quantised]
+        made = [v for v in node.outputs if is_float(v) or v in quantised or _is_of_unknown_type(v)]
         if made:
             downstream.append(node)
             needed.update(made)
@@ -56,6 +56,14 @@ def activity(nodes: Sequence[ir.Node], seeds: Iterable[ir.Value], wrt: Iterable[
             wanted.update(v for v in operands(node) if v is not None and v in needed)
     path.reverse()
     return Activity(path, needed, wanted, [n for n in path if n in on_integers])
+
+
+def _is_of_unknown_type(value: ir.Value) -> bool:
+    """Tell whether a value may be of floating point: that of an operator outside ONNX, about which nothing is known.
+
+    Taken for something else it would end the gradient without a word.
+    """
+    return bool(value.name) and value.dtype in (None, ir.DataType.UNDEFINED)
 
 
 def _hands_out_integers(node: ir.Node) -> bool:

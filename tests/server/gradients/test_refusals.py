@@ -101,3 +101,16 @@ def test_an_operator_without_a_rule_in_a_branch_is_refused_by_name():
 def test_an_operator_in_a_branch_that_is_never_taken_does_no_harm():
     graph = differentiate(model([if_of_x("c")], constants={"c": np.array(True)}), ["x"])
     assert not {"If", "Hardmax"} & {n.op_type for n in graph.graph.all_nodes()}
+
+
+def test_an_operator_outside_onnx_is_refused_by_name_although_nothing_says_what_it_makes():
+    nodes = [
+        helper.make_node("Gelu", ["x"], ["a"], domain="com.microsoft", name="fused"),
+        helper.make_node("Relu", ["a"], ["y"]),
+    ]
+    info = [helper.make_tensor_value_info(name, FLOAT, ["b", 3]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    made = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    with pytest.raises(UnsupportedOperatorError, match=r"'standard'.*com\.microsoft::Gelu \(node 'fused'\)"):
+        differentiate(made, ["x"])
