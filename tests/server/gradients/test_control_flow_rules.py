@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
 
 from tests.server.gradients.control_flow import (
     DOUBLE,
@@ -29,11 +30,12 @@ from tests.server.gradients.control_flow import (
     windowed,
 )
 from tonescope_server.errors import UnsupportedOperatorError
-from tonescope_server.gradients import STANDARD, differentiate
+from tonescope_server.gradients import STANDARD, differentiate, missing_rules
+from tonescope_server.gradients.prepass import infer_shapes
 from tonescope_server.gradients.rule_sets.deconvnet import DECONVNET
 from tonescope_server.gradients.rule_sets.deep_lift import DEEP_LIFT
 from tonescope_server.gradients.rule_sets.guided_backprop import GUIDED_BACKPROP
-from tonescope_server.gradients.rule_sets.lrp import LRP
+from tonescope_server.gradients.rule_sets.lrp import LRP, LrpSettings, lrp
 
 WEIGHTS = {"w": random(SIZE, 3, seed=1), "v": random(SIZE, 3, seed=2), "nought": np.float64(0)}
 BEFORE = [node("Tanh", "x", "h"), node("MatMul", "h w", "a"), node("MatMul", "h v", "b")]
@@ -116,7 +118,10 @@ def test_a_condition_that_follows_from_constants_is_worked_out_in_inner_graphs_t
         assert "Hardmax" not in {n.op_type for n in ir.from_proto(check(proto, x)).graph.all_nodes()}
 
 
-@pytest.mark.parametrize("rules", [STANDARD, GUIDED_BACKPROP, DECONVNET, LRP], ids=lambda r: r.name)
+FIRST_FLAT = lrp(LrpSettings(first="flat"), "lrp with a rule for the first layer")
+
+
+@pytest.mark.parametrize("rules", [STANDARD, GUIDED_BACKPROP, DECONVNET, LRP, FIRST_FLAT], ids=lambda r: r.name)
 @pytest.mark.parametrize("k", [0, 1])
 def test_a_rule_set_goes_through_an_if_as_through_the_branch_that_is_taken(rules, k):
     bodies = [node("Relu", "a", "p"), node("MatMul", "p u", "t")], [node("Relu", "b", "q"), node("MatMul", "q u", "e")]
@@ -141,6 +146,30 @@ def test_deep_lift_refuses_what_has_no_values_at_the_reference(op_type):
     for rules in (DEEP_LIFT, DEEP_LIFT.override("mine", {op_type: STANDARD.rules[op_type]})):
         with pytest.raises(UnsupportedOperatorError, match=f"{op_type}"):
             differentiate(ir.from_proto(proto), ["x"], rules)
+
+
+def test_a_value_that_a_branch_returns_twice_gets_both_cotangents():
+    """On ONNX's reference: ONNX Runtime's own answer is wrong there."""
+    then = branch("then", [node("Exp", "x", "t")], ["t", "t"])
+    other = branch("else", [node("Sin", "x", "e"), node("Neg", "x", "f")], ["e", "f"])
+    nodes = [*positive("x"), node("If", "c", "r s", then_branch=then, else_branch=other)]
+    nodes += [node("Reshape", "r all", "a"), node("Reshape", "s all", "b"), node("Mul", "a b", "y")]
+    proto = model(nodes, [value("x", [SIZE])], {"nought": np.float64(0), "all": np.array([-1])})
+    run = ReferenceEvaluator(ir.to_proto(differentiate(ir.from_proto(proto), ["x"]))).run
+    for x, want in (
+        (POINTS[0], 2 * np.exp(2 * POINTS[0])),
+        (POINTS[1], -np.sin(POINTS[1]) - POINTS[1] * np.cos(POINTS[1])),
+    ):
+        (got,) = run(["gradient:x"], {"x": x, "cotangent:y": np.ones(SIZE)})
+        np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+def test_nodes_of_a_branch_are_among_those_that_have_no_rule():
+    nodes = [*BEFORE, *positive("x"), cond("i", [node("Exp", "a", "t")], [node("Sin", "b", "e")])]
+    graph = infer_shapes(ir.from_proto(model(nodes, [value("x", [SIZE])], WEIGHTS))).graph
+    assert not missing_rules(graph, graph.outputs, graph.inputs, STANDARD)
+    poor = STANDARD.without("Sin", "Tanh")
+    assert [n.name for n in missing_rules(graph, graph.outputs, graph.inputs, poor)] == ["node_h", "node_e"]
 
 
 def test_random_numbers_inside_are_refused_by_name():

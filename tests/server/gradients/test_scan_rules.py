@@ -252,6 +252,15 @@ def test_the_callers_model_is_not_changed():
     assert ir.to_proto(given).SerializeToString() == before
 
 
+def test_several_cotangents_at_once_are_one_after_another():
+    proto, x, g = unrolled_and_scanned()[1], random(SIZE, seed=31), random(3, 4, 3, seed=32)
+    at_once = session(ir.to_proto(differentiate(ir.from_proto(proto), ["x"], seeds=3)))
+    one = session(ir.to_proto(differentiate(ir.from_proto(proto), ["x"])))
+    (got,) = at_once.run(["gradient:x"], {"x": x, "cotangent:y": g})
+    for k in range(3):
+        np.testing.assert_array_equal(got[k], one.run(["gradient:x"], {"x": x, "cotangent:y": g[k]})[0])
+
+
 def test_a_scan_that_takes_the_input_from_around_it_reads_the_points_of_a_path():
     step = [node("ReduceMean", "x one", "mean", keepdims=0), node("Mul", "mean s", "ms"), node("Add", "ms h", "sum"),
             node("Tanh", "sum", "next")]  # fmt: skip
@@ -266,3 +275,14 @@ def test_a_scan_that_takes_the_input_from_around_it_reads_the_points_of_a_path()
         alone = tape_of(proto)
         alone.result("cells", alone.evaluate().gradient)
         np.testing.assert_allclose(got[:, k], run(alone, alpha * x)["cells"], rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_inside_keeps_a_shape_on_a_tape():
+    """Sizes are by name, and along a path one name would stand for two sizes."""
+    step = [node("Add", "h s", "sum"), node("Tanh", "sum", "next")]
+    scan = scanned(step, ["h"], ["s"], ["next"], ["h0"], ["x"], "last", scan_input_axes=[1])
+    tape = tape_of(windowed([node("ReduceMax", "x one", "h0", keepdims=0), scan], {"one": np.array([1])}))
+    tape.result("cells", tape.evaluate().gradient)
+    graphs = list(tape.finish().graph.subgraphs())
+    assert len(graphs) == 2
+    assert not [v for g in graphs for v in (*g.inputs, *(v for n in g for v in n.outputs)) if v.shape is not None]

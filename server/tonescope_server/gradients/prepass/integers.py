@@ -18,9 +18,9 @@ from tonescope_server.gradients.rule_set import operator_name
 MOST_FOLDED = 64  # elements: shapes, not tables
 
 Known = dict[ir.Value, Any]
-"""By value its elements; those that are not known are below ``_UNKNOWN``, each a number of its own."""
+"""By value its elements; those that are not known are ``_UNKNOWN``."""
 
-_UNKNOWN = -(2**40)
+_UNKNOWN = -(2**40) - 1  # no size, axis or index, nor what stands for either end of an axis
 # These only move elements: what is not known stays itself. All others need every element.
 _MOVES = frozenset({"Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze"})
 _WORKED_OUT = _MOVES | {
@@ -84,7 +84,7 @@ def _is_whole(known: Known, value: ir.Value) -> bool:
 
 
 def _unsure(elements: Any) -> bool:
-    return elements.dtype == np.int64 and bool((elements <= _UNKNOWN).any())
+    return elements.dtype == np.int64 and bool((elements == _UNKNOWN).any())
 
 
 def _replace(graph: ir.Graph, node: ir.Node, known: Known) -> None:
@@ -103,7 +103,7 @@ def _results(model: ir.Model, node: ir.Node, known: Known) -> list[Any]:
     if kind == "Constant":
         return [constant_of(node)]
     if kind in ("Shape", "Size"):
-        dims = _dims(node, len(known))
+        dims = _dims(node)
         whole = dims is not None and not _unsure(dims)
         return [dims] if kind == "Shape" else [np.asarray(math.prod(dims.tolist()), np.int64) if whole else None]
     operands = [known.get(v) for v in node.inputs if v is not None]
@@ -121,14 +121,13 @@ def _results(model: ir.Model, node: ir.Node, known: Known) -> list[Any]:
         return []  # what cannot be worked out here may still be right where it runs, or never run
 
 
-def _dims(node: ir.Node, number: int) -> Any:
+def _dims(node: ir.Node) -> Any:
     """Return what a Shape or a Size is asked for; None where the rank is not known."""
     shape = input_of(node, 0).shape
     if shape is None:
         return None
     start, end = (node.attributes[k].as_int() if k in node.attributes else None for k in ("start", "end"))
-    # Numbers of their own, lest two sizes that are not known pass for equal.
-    dims = [d if isinstance(d, int) else _UNKNOWN - 64 * number - k for k, d in enumerate(shape)]
+    dims = [d if isinstance(d, int) else _UNKNOWN for d in shape]
     return np.asarray(dims[start:end], np.int64)
 
 

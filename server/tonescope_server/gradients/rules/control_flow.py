@@ -145,9 +145,7 @@ def _backward_step(ctx: Context, inner: Inner, n_states: int, rule_set: RuleSet)
     states, sequences = [i for i in read if i < n_states], [i for i in read if i >= n_states]
     outputs = [k for k in inner.seeds if k >= n_states]
     if not (states or sequences or outputs):
-        sequences = [
-            n_states
-        ]  # what is carried follows from itself, but the number of steps has to come from somewhere
+        sequences = [n_states]  # nothing is read, but the number of steps has to come from somewhere
     body.inputs.extend(
         [
             *(given[i] for i in carried),
