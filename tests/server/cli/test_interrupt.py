@@ -66,6 +66,15 @@ def test_a_long_explanation_is_left_at_once(recording: Path) -> None:
     assert "Traceback" not in out + err
 
 
+def test_a_long_examination_is_left_at_once(recording: Path, tmp_path: Path) -> None:
+    long = tmp_path / "long.csi.jsonl"
+    long.write_bytes(recording.read_bytes() * 200)  # minutes of frames: many times what is read in the seconds before
+    code, out, err, _ = interrupted(["doctor", "people_count", long, "--html", tmp_path / "page.html"], "")
+    assert code == 130
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "page.html").exists()
+
+
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_when_the_demo_is_stopped_its_daemon_is_gone_before_it(tmp_path: Path, how: signal.Signals, code: int) -> None:
     got, out, err, daemon = interrupted(["demo", "--out", tmp_path, "--speed", 1], "node 1", how)
