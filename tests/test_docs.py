@@ -1,5 +1,5 @@
-"""The documentation's Python: every block compiles, those marked ``runnable`` run, and those marked ``plugin`` are
-plugins that keep the rules.
+"""The documentation's Python: every block compiles, those marked ``runnable`` run, those marked ``plugin`` are plugins
+that keep the rules, and those marked ``rules`` offer a rule set.
 
 The marks stand on the fence, after the language: ```` ```python runnable plugin ````. A runnable block is a file of its
 own.
@@ -10,16 +10,19 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tonescope_server import Explainer
+from tonescope_server.plugin import GraphMethod
 from tonescope_server.plugin.host import PluginHost
-from tonescope_server.testing import check_method
+from tonescope_server.testing import check_method, tiny_models, tiny_windows
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKS = {"runnable", "plugin"}
+MARKS = {"runnable", "plugin", "rules"}
 FENCE = re.compile(r"^```python([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -86,6 +89,40 @@ def test_a_documented_plugin_is_under_thirty_lines_and_loads_by_its_entry_point(
     assert host.failures == []
     assert len(host.methods) == 1
     sys.modules.pop("my_plugin")
+
+
+@by_place([b for b in BLOCKS if "rules" in b.marks])
+def test_a_documented_rule_set_is_used_by_its_name(block, tmp_path, monkeypatch):
+    assert len(block.text.splitlines()) < 30
+    (tmp_path / "linear_rules.py").write_text(block.text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "linear_rules", raising=False)
+    point = EntryPoint("linear_rules", "linear_rules", "tonescope")
+    host = PluginHost.load([*entry_points(group="tonescope"), point])
+    sys.modules.pop("linear_rules")
+    assert host.failures == []
+    assert host.origin("rule_sets", "always_on").plugin == "linear_rules"
+
+    class Mine(GraphMethod):
+        name = "mine"
+        summary = "The gradient under the documented rules."
+        rule_set = "always_on"
+
+        def describe(self, tape, parameters):
+            tape.result("cells", tape.evaluate("always_on").gradient)
+
+    host.methods["mine"] = Mine()
+    explainer = Explainer(tiny_models()["conv_1d"], host)
+    x = tiny_windows(explainer.model)
+    found, standard = (explainer.gradient(x, 0, rule_set=name) for name in ("always_on", "standard"))
+    # What is left is linear: its gradient is the same everywhere, and the network's own is not.
+    np.testing.assert_allclose(found, np.broadcast_to(found[:1], found.shape), rtol=1e-5, atol=1e-7)
+    assert np.abs(standard - standard[:1]).max() > 1e-3
+    np.testing.assert_array_equal(explainer.jacobian(x, [0], rule_set="always_on")[0], found)
+    explained = explainer.explain(x, "mine", 0)
+    np.testing.assert_array_equal(explained.cells, found)
+    assert explained.rule_set == "always_on"
+    assert explainer.applicability()["mine"] == ""
 
 
 def test_the_entry_point_in_the_documentation_is_the_groups_own():

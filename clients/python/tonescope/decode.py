@@ -160,6 +160,19 @@ def methods(message: method_service_pb2.ListMethodsResponse) -> r.Methods:
     return r.Methods(
         tuple(_method(each) for each in message.methods),
         {each.plugin: each.message for each in message.failures},
+        tuple(_rule_set(each) for each in message.rule_sets),
+    )
+
+
+def _rule_set(message: method_service_pb2.RuleSet) -> r.RuleSetInfo:
+    return r.RuleSetInfo(
+        message.name,
+        message.summary,
+        message.source,
+        message.plugin,
+        message.version,
+        message.reference,
+        message.relevance,
     )
 
 

@@ -257,11 +257,30 @@ class MethodInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleSetInfo:
+    """One backward rule set.
+
+    Attributes:
+        reference: its rules compare with a second forward pass, at a reference input.
+        relevance: what flows back is relevance, which starts as the target's own value, and not a gradient.
+    """
+
+    name: str
+    summary: str
+    source: str
+    plugin: str
+    version: str
+    reference: bool
+    relevance: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Methods:
-    """The daemon's methods, and the plugins that failed to load with the reason."""
+    """The daemon's methods and rule sets, and the plugins that failed to load with the reason."""
 
     methods: tuple[MethodInfo, ...]
     failures: Mapping[str, str]
+    rule_sets: tuple[RuleSetInfo, ...] = ()
 
     def __iter__(self) -> Iterator[MethodInfo]:
         return iter(self.methods)

@@ -1,20 +1,21 @@
-"""``tonescope methods``: which attribution methods there are, with their parameters."""
+"""``tonescope methods``: which attribution methods there are, with their parameters, and which backward rule sets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from tonescope.results import MethodInfo
+from tonescope.results import MethodInfo, Methods, RuleSetInfo
 from tonescope_server.cli.console import out, remark, write_json
 from tonescope_server.cli.options import MaybeServerOption
 from tonescope_server.cli.remote import daemon
 from tonescope_server.engine.explainer import installed_plugins
 from tonescope_server.errors import UnknownMethodError
+from tonescope_server.plugin.host import PluginHost
 
 
 def methods(
@@ -22,7 +23,7 @@ def methods(
     server: MaybeServerOption = "",
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON, with the parameters as JSON Schema.")] = False,
 ) -> None:
-    """List the attribution methods; with a name, its parameters.
+    """List the attribution methods and the backward rule sets; with a method's name, its parameters.
 
     Example:  tonescope methods
 
@@ -31,9 +32,9 @@ def methods(
     if server:
         with daemon(server) as client:
             listed = client.methods()
-            found, failures = listed.methods, listed.failures
     else:
-        found, failures = _installed()
+        listed = _installed()
+    found = listed.methods
     if name:
         found = tuple(each for each in found if each.name == name) or _unknown(name, found)
     if as_json:
@@ -41,12 +42,12 @@ def methods(
     elif name:
         _show_one(found[0])
     else:
-        _show_all(found)
-    for plugin, why in failures.items():
+        _show_all(listed)
+    for plugin, why in listed.failures.items():
         remark(f"plugin {plugin} was not loaded: {why}")
 
 
-def _installed() -> tuple[tuple[MethodInfo, ...], Mapping[str, str]]:
+def _installed() -> Methods:
     host = installed_plugins()
     found = []
     for name, method in sorted(host.methods.items()):
@@ -63,18 +64,33 @@ def _installed() -> tuple[tuple[MethodInfo, ...], Mapping[str, str]]:
                 complete=method.complete,
             )
         )
-    return tuple(found), {failure.plugin: failure.message for failure in host.failures}
+    failures = {failure.plugin: failure.message for failure in host.failures}
+    return Methods(tuple(found), failures, tuple(_rule_sets(host)))
+
+
+def _rule_sets(host: PluginHost) -> Iterator[RuleSetInfo]:
+    for name, rules in sorted(host.rule_sets.items()):
+        origin = host.origin("rule_sets", name)
+        yield RuleSetInfo(
+            name, rules.summary, rules.source, origin.plugin, origin.version, rules.reference, rules.relevance
+        )
 
 
 def _unknown(name: str, found: tuple[MethodInfo, ...]) -> tuple[MethodInfo, ...]:
     raise UnknownMethodError(f"no method named {name!r}; there are {', '.join(each.name for each in found)}")
 
 
-def _show_all(found: tuple[MethodInfo, ...]) -> None:
+def _show_all(listed: Methods) -> None:
     table = Table("method", "needs", "parameters", "what it is", box=None)
-    for method in found:
+    for method in listed.methods:
         names = ", ".join(method.parameters.get("properties", {})) or "—"
         table.add_row(method.name, method.requirement, names, method.summary)
+    out.print(table)
+    out.print()
+    table = Table("rule set", "plugin", "what flows back", "what it is", box=None)
+    for rules in listed.rule_sets:
+        flows = "relevance" if rules.relevance else "multipliers" if rules.reference else "gradient"
+        table.add_row(rules.name, rules.plugin, flows, rules.summary)
     out.print(table)
 
 

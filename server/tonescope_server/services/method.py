@@ -1,4 +1,4 @@
-"""``MethodService``: the attribution methods, and the plugins that could not be loaded."""
+"""``MethodService``: the attribution methods, the rule sets, and the plugins that could not be loaded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from tonescope.v1 import method_service_pb2 as service_pb2
 from tonescope.v1 import method_service_pb2_grpc as service_grpc
+from tonescope_server.gradients.rule_set import RuleSet
 from tonescope_server.plugin.api import Method, Requirement
 from tonescope_server.plugin.host import PluginHost
 
@@ -24,14 +25,15 @@ class MethodService(service_grpc.MethodServiceServicer):
     def __init__(self, host: PluginHost) -> None:
         methods = [_method_of(host, host.methods[name]) for name in sorted(host.methods)]
         failures = [service_pb2.PluginFailure(plugin=f.plugin, message=f.message) for f in host.failures]
-        self._answer = service_pb2.ListMethodsResponse(methods=methods, failures=failures)
+        rule_sets = [_rule_set_of(host, host.rule_sets[name]) for name in sorted(host.rule_sets)]
+        self._answer = service_pb2.ListMethodsResponse(methods=methods, failures=failures, rule_sets=rule_sets)
 
     async def ListMethods(  # noqa: N802  the contract's name
         self,
         request: service_pb2.ListMethodsRequest,
         context: Any,
     ) -> service_pb2.ListMethodsResponse:
-        """List the methods, and the plugins that failed to load."""
+        """List the methods, the rule sets, and the plugins that failed to load."""
         return self._answer
 
 
@@ -46,4 +48,17 @@ def _method_of(host: PluginHost, method: Method) -> service_pb2.Method:
         plugin=origin.plugin,
         version=origin.version,
         complete=method.complete,
+    )
+
+
+def _rule_set_of(host: PluginHost, rules: RuleSet) -> service_pb2.RuleSet:
+    origin = host.origin("rule_sets", rules.name)
+    return service_pb2.RuleSet(
+        name=rules.name,
+        summary=rules.summary,
+        source=rules.source,
+        plugin=origin.plugin,
+        version=origin.version,
+        reference=rules.reference,
+        relevance=rules.relevance,
     )

@@ -76,3 +76,9 @@ def test_models_and_methods_are_described(client: tonescope.Client) -> None:
     assert methods["integrated_gradients"].complete
     assert "n_steps" in methods["integrated_gradients"].parameters["properties"]
     assert methods["occlusion"].requirement == "predictions"
+    rule_sets = {rules.name: rules for rules in client.methods().rule_sets}
+    assert {"standard", "guided_backprop", "deconvnet", "deep_lift", "lrp", "attn_lrp"} <= set(rule_sets)
+    assert (rule_sets["deep_lift"].plugin, rule_sets["deep_lift"].reference) == ("deep_lift_rules", True)
+    assert "1704.02685" in rule_sets["deep_lift"].source
+    assert rule_sets["deep_lift"].version == methods["deep_lift"].version
+    assert [name for name, rules in sorted(rule_sets.items()) if rules.relevance] == ["attn_lrp", "lrp"]

@@ -47,6 +47,14 @@ def test_a_daemon_lists_the_same_models_and_methods(run, address: str) -> None:
     assert run("methods", "--json", "--server", address).json == run("methods", "--json").json
 
 
+def test_methods_lists_the_rule_sets_with_the_plugins_they_come_from(run, address: str) -> None:
+    here, there = (" ".join(run("methods", *at).out.split()) for at in ((), ("--server", address)))
+    assert here == there
+    assert "guided_backprop guided_backprop_rules gradient" in here
+    assert "deep_lift deep_lift_rules multipliers" in here
+    assert "attn_lrp lrp_rules relevance" in here
+
+
 def test_methods_shows_one_methods_parameters_with_their_bounds(run) -> None:
     ran = run("methods", "integrated_gradients")
     assert "n_steps" in ran.out

@@ -76,6 +76,7 @@ class ListMethodsResponse(_message.Message):
 
     METHODS_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
+    RULE_SETS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___Method]:
         """The methods, by name."""
@@ -84,15 +85,20 @@ class ListMethodsResponse(_message.Message):
     def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___PluginFailure]:
         """Plugins that failed to load."""
 
+    @_builtins.property
+    def rule_sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleSet]:
+        """The backward rule sets that methods and gradients may name, by name."""
+
     def __init__(
         self,
         *,
         methods: _abc.Iterable[Global___Method] | None = ...,
         failures: _abc.Iterable[Global___PluginFailure] | None = ...,
+        rule_sets: _abc.Iterable[Global___RuleSet] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failures", b"failures", "methods", b"methods"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failures", b"failures", "methods", b"methods", "rule_sets", b"rule_sets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -147,6 +153,52 @@ class Method(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Method: _TypeAlias = Method  # noqa: Y015
+
+@_typing.final
+class RuleSet(_message.Message):
+    """A backward rule set: how each operator hands back what flows through it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PLUGIN_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    RELEVANCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name to ask for it by."""
+    summary: _builtins.str
+    """One line; empty where it states none."""
+    source: _builtins.str
+    """The paper it comes from; empty where there is none."""
+    plugin: _builtins.str
+    """The plugin that offers it."""
+    version: _builtins.str
+    """The plugin's version."""
+    reference: _builtins.bool
+    """Whether its rules compare with a second forward pass, at a reference input."""
+    relevance: _builtins.bool
+    """Whether what flows back is relevance, which starts as the target's own value, and not a gradient."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        summary: _builtins.str = ...,
+        source: _builtins.str = ...,
+        plugin: _builtins.str = ...,
+        version: _builtins.str = ...,
+        reference: _builtins.bool = ...,
+        relevance: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "plugin", b"plugin", "reference", b"reference", "relevance", b"relevance", "source", b"source", "summary", b"summary", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuleSet: _TypeAlias = RuleSet  # noqa: Y015
 
 @_typing.final
 class PluginFailure(_message.Message):

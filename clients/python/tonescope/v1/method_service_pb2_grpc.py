@@ -47,7 +47,7 @@ class MethodServiceServicer:
     """
 
     def ListMethods(self, request, context):
-        """Lists the methods, and the plugins that failed to load.
+        """Lists the methods, the backward rule sets, and the plugins that failed to load.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

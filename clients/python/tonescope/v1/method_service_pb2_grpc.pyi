@@ -34,7 +34,7 @@ class MethodServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MethodServiceAsyncStub: ...
     ListMethods: _grpc.UnaryUnaryMultiCallable[_method_service_pb2.ListMethodsRequest, _method_service_pb2.ListMethodsResponse]
-    """Lists the methods, and the plugins that failed to load."""
+    """Lists the methods, the backward rule sets, and the plugins that failed to load."""
 
 @_typing.type_check_only
 class MethodServiceAsyncStub(MethodServiceStub):
@@ -42,7 +42,7 @@ class MethodServiceAsyncStub(MethodServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListMethods: _aio.UnaryUnaryMultiCallable[_method_service_pb2.ListMethodsRequest, _method_service_pb2.ListMethodsResponse]  # type: ignore[assignment]
-    """Lists the methods, and the plugins that failed to load."""
+    """Lists the methods, the backward rule sets, and the plugins that failed to load."""
 
 class MethodServiceServicer(metaclass=_abc_1.ABCMeta):
     """The attribution methods of the daemon."""
@@ -53,6 +53,6 @@ class MethodServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _method_service_pb2.ListMethodsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_method_service_pb2.ListMethodsResponse, _abc.Awaitable[_method_service_pb2.ListMethodsResponse]]:
-        """Lists the methods, and the plugins that failed to load."""
+        """Lists the methods, the backward rule sets, and the plugins that failed to load."""
 
 def add_MethodServiceServicer_to_server(servicer: MethodServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
