@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
+import onnx_ir as ir
 
+from tonescope_server.gradients.tape import Tape
+from tonescope_server.gradients.variables import Var
 from tonescope_server.models.model import Model
 from tonescope_server.types import BoolArray, FloatArray
+
+RESULT = "null:share"
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,15 +23,52 @@ class NullSums:
     Attributes:
         cells: ``(cells, 2)``.
         tones: ``(tones, 2)``.
+        grid: the cells of a window as rows and columns, one of which are the tones.
+        tone_axis: which of the two.
     """
 
     cells: FloatArray
     tones: FloatArray
+    grid: tuple[int, int]
+    tone_axis: int
 
     @classmethod
     def of(cls, model: Model) -> NullSums:
         """Make those of a model."""
-        return cls(_columns(model.cells.null_cells), _columns(model.table.null_mask))
+        cells = model.cells
+        tone_axis = 0 if cells.is_tone_major else 1
+        grid = (cells.n_frames, cells.n_tones) if tone_axis else (cells.n_tones, cells.n_frames)
+        return cls(_columns(cells.null_cells), _columns(model.table.null_mask), grid, tone_axis)
+
+    @property
+    def key(self) -> bytes:
+        """What tells graphs that ``describe`` was asked to add to apart."""
+        return self.tones.tobytes()
+
+    def describe(self, tape: Tape) -> None:
+        """Add the share to a finished description, as a result of the graph: a third of its price in NumPy.
+
+        Nothing is added to results of another shape than they should have: those are refused once they are there.
+        """
+        magnitudes = self._magnitudes(tape)
+        if magnitudes is None:
+            return
+        context = tape.context
+        on_null = context.op("MatMul", magnitudes, context.constant(self.tones[:, 0], np.dtype(np.float32)))
+        total = context.op("ReduceSum", magnitudes, context.ints([1]), keepdims=0)
+        tape.result(RESULT, Var(tape, context.op("Div", on_null, total), ()))
+
+    def _magnitudes(self, tape: Tape) -> ir.Value | None:
+        """Return Σ|attribution| of each tone, ``(batch, tones)``, float32 whatever the model computes with."""
+        context, cells, tones = tape.context, tape.results.get("cells"), tape.results.get("tones")
+        if cells is not None and min(cells.shape, default=0) > 0 and prod(cells.shape) == prod(self.grid):
+            grid = context.op("Cast", cells.value, to=ir.DataType.FLOAT.value)
+            if cells.shape != self.grid:
+                grid = context.op("Reshape", grid, context.ints([-1, *self.grid]))
+            return context.op("ReduceL1", grid, context.ints([2 - self.tone_axis]), keepdims=0)
+        if cells is None and tones is not None and tones.shape == (len(self.tones),):
+            return context.op("Abs", context.op("Cast", tones.value, to=ir.DataType.FLOAT.value))
+        return None
 
     def share(self, cells: FloatArray | None, tones: FloatArray) -> FloatArray:
         """Return the part of Σ|attribution| on null tones, per window; by cell where there are cells.

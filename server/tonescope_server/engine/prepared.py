@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tonescope_server.engine import null_sums
 from tonescope_server.engine.plan import Plan
 from tonescope_server.engine.prediction import OUTPUT
 from tonescope_server.engine.targets import Resolved, is_open, predicted_as_elements, resolve
 from tonescope_server.errors import MethodNotApplicableError, PluginError, TonescopeError
+from tonescope_server.gradients.tape import Tape
 from tonescope_server.plugin.api import (
     Estimate,
     GraphMethod,
@@ -29,6 +31,7 @@ from tonescope_server.types import (
     Prediction,
     ResultWarning,
     Target,
+    TargetKind,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ Check = Callable[[], None]
 """Called between chunks of evaluations; raises to stop: a deadline passed, a caller gone."""
 
 _Results = dict[str, npt.NDArray[Any]]
+_Found = tuple[Estimate, Prediction, FloatArray, int, FloatArray | None]
+"""The estimate, what the model said, the target's value, evaluations per window, and the null-tone share if known."""
 _Part = tuple[Estimate, _Results, int]
 """What one part of a batch gave, the plan's results, and how often the plan ran."""
 
@@ -77,12 +82,20 @@ class Prepared:
         self.target: Target = resolved.target
         self.parameters: Mapping[str, Any] = parameters.model_dump(mode="json")
         self.input_shape = explainer.model.input.shape[1:]
+        # A method that is all graph is never shown its windows: making them costs a twentieth of a small explanation.
+        self._is_all_graph = _keeps(method, "feeds") and _keeps(method, "finish")
         self._plan = self._graph_plan() if isinstance(method, GraphMethod) else None
         self._is_open = is_open(self.target)
         estimated = self._plan is not None and explainer.is_quantised
         self._standing = (STRAIGHT_THROUGH,) if estimated else ()
-        # A method that is all graph is never shown its windows: making them costs a twentieth of a small explanation.
-        self._is_all_graph = _keeps(method, "feeds") and _keeps(method, "finish")
+        self._answer = partial(  # what every answer to this request says
+            Attribution,
+            tone_layout=explainer.model.table.id,
+            method=method.name,
+            parameters=self.parameters,
+            rule_set=self._plan.rule_set if self._plan is not None else "",
+            model_digest=explainer.model.digest,
+        )
 
     @cached_property
     def seconds_per_window(self) -> float:
@@ -116,10 +129,8 @@ class Prepared:
         """
         start = perf_counter()
         try:
-            estimate, prediction, score, evaluations = (
-                self._run_graph(x, check) if self._plan is not None else self._run_procedure(x, check)
-            )
-            return self._attribution(x, estimate, prediction, score, evaluations, perf_counter() - start)
+            found = self._run_graph(x, check) if self._plan is not None else self._run_procedure(x, check)
+            return self._attribution(x, start, *found)
         except TonescopeError:
             raise
         except Exception as error:
@@ -131,21 +142,31 @@ class Prepared:
         method = self.method
         assert isinstance(method, GraphMethod)  # the caller has looked
         try:
-            key = ("method", method.name, method.graph_key(self._checked))
-            return self._explainer.compiled(key, self._resolved, lambda tape: method.describe(tape, self._checked))
+            nulls = self._explainer.null_sums if self._is_all_graph else None
+            key = ("method", method.name, method.graph_key(self._checked), nulls.key if nulls is not None else None)
+
+            def describe(tape: Tape) -> None:
+                method.describe(tape, self._checked)
+                if nulls is not None:
+                    nulls.describe(tape)
+
+            return self._explainer.compiled(key, self._resolved, describe)
         except TonescopeError:
             raise
         except Exception as error:
             raise _blamed_on(method, error) from error
 
-    def _run_graph(self, x: FloatArray, check: Check) -> tuple[Estimate, Prediction, FloatArray, int]:
+    def _run_graph(self, x: FloatArray, check: Check) -> _Found:
         method = self.method
         assert isinstance(method, GraphMethod)  # the caller has looked
         points = method.points(self._checked)
         most = max(EVALUATIONS_PER_RUN // points, 1)
-        parts = [self._run_part(method, x, rows, check) for rows in _chunks(len(x), most)]
-        estimate, totals, runs = parts[0] if len(parts) == 1 else _joined(parts)
-        return estimate, self._explainer.read_prediction(totals), totals["score"], runs * points
+        if len(x) <= most:
+            estimate, totals, runs = self._run_part(method, x, slice(0, len(x)), check)
+        else:
+            estimate, totals, runs = _joined([self._run_part(method, x, rows, check) for rows in _chunks(len(x), most)])
+        prediction = self._explainer.read_prediction(totals)
+        return estimate, prediction, totals["score"], runs * points, totals.get(null_sums.RESULT)
 
     def _run_part(self, method: GraphMethod, x: FloatArray, rows: slice, check: Check) -> _Part:
         """Run the plan as often as the method asks, on windows that fit one run."""
@@ -168,7 +189,7 @@ class Prepared:
 
     # -- procedural methods -------------------------------------------------------------------------------------
 
-    def _run_procedure(self, x: FloatArray, check: Check) -> tuple[Estimate, Prediction, FloatArray, int]:
+    def _run_procedure(self, x: FloatArray, check: Check) -> _Found:
         method = self.method
         if not isinstance(method, ProceduralMethod):
             raise MethodNotApplicableError(f"method '{method.name}' is neither a GraphMethod nor a ProceduralMethod")
@@ -177,7 +198,7 @@ class Prepared:
         access = _Access(self._explainer, resolve(target, self._explainer.model), len(x), check)
         estimate = method.attribute(access, self._windows(x, slice(0, len(x))), self._checked)
         score = access.score(x, np.arange(len(x), dtype=np.int64))
-        return estimate, prediction, score, -(-access.spent // len(x))
+        return estimate, prediction, score, -(-access.spent // len(x)), None
 
     # -- results ------------------------------------------------------------------------------------------------
 
@@ -209,34 +230,30 @@ class Prepared:
     def _attribution(
         self,
         x: FloatArray,
+        start: float,
         estimate: Estimate,
         prediction: Prediction,
         score: FloatArray,
         evaluations: int,
-        seconds: float,
+        share: FloatArray | None,
     ) -> Attribution:
-        model = self._explainer.model
         tones = self._tones(x, estimate)
-        null = self._explainer.null_sums
-        share = null.share(estimate.cells, tones) if null is not None else None
-        return Attribution(
+        nulls = self._explainer.null_sums
+        if share is None and nulls is not None:
+            share = nulls.share(estimate.cells, tones)
+        return self._answer(
             prediction=prediction,
             score=score,
             tones=tones,
-            tone_layout=model.table.id,
             cells=estimate.cells,
             convergence_delta=estimate.convergence_delta,
             null_tone_share=share,
-            method=self.method.name,
-            parameters=self.parameters,
             target=self._settled(prediction),
-            rule_set=self._plan.rule_set if self._plan is not None else "",
             evaluations=evaluations,
-            compute_s=seconds,
-            model_digest=model.digest,
             warnings=(*self._standing, *_warnings(prediction, share)),
             units=estimate.units,
             standard_error=estimate.standard_error,
+            compute_s=perf_counter() - start,
         )
 
     def _tones(self, x: FloatArray, estimate: Estimate) -> FloatArray:
@@ -256,6 +273,8 @@ class Prepared:
     def _settled(self, prediction: Prediction) -> Target:
         if not self._is_open:
             return self.target
+        if self.target.kind is TargetKind.PREDICTED:
+            return Target(TargetKind.ELEMENT, self.target.output, _classes(prediction, str(self.target.output)))
         return predicted_as_elements(self.target, partial(_classes, prediction))
 
 
@@ -305,7 +324,7 @@ def _chunks(total: int, size: int) -> Iterator[slice]:
 
 def _summed(totals: Mapping[str, npt.NDArray[Any]], results: Mapping[str, npt.NDArray[Any]]) -> _Results:
     """Add what the method named; predictions and the score are the same in every run."""
-    same = {name for name in results if name == "score" or name.startswith(OUTPUT)}
+    same = set(_per_window(results))
     return {name: value if name in same else totals[name] + value for name, value in results.items()}
 
 
@@ -317,8 +336,13 @@ def _joined(parts: list[_Part]) -> _Part:
         return None if values[0] is None else np.concatenate(values)
 
     estimate = Estimate(*(along(f) for f in ("cells", "tones", "convergence_delta", "units", "standard_error")))
-    names = [name for name in parts[0][1] if name == "score" or name.startswith(OUTPUT)]
+    names = _per_window(parts[0][1])
     return estimate, {name: np.concatenate([t[name] for _, t, _ in parts]) for name in names}, parts[0][2]
+
+
+def _per_window(results: Iterable[str]) -> list[str]:
+    """Name the results that say something of a window, whichever run they come from."""
+    return [name for name in results if name in ("score", null_sums.RESULT) or name.startswith(OUTPUT)]
 
 
 def _classes(prediction: Prediction, output: str) -> IntArray:

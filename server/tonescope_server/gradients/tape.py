@@ -37,6 +37,7 @@ class Tape:
     Attributes:
         x: the windows, ``(batch, *input shape)``.
         context: emits nodes; for what arithmetic on ``Var`` does not cover.
+        results: what was named a result so far.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Tape:
         self._model_outputs = list(self._graph.outputs)
         self._graph.outputs.clear()
         self.rule_set_used = ""
+        self.results: dict[str, Var] = {}
         self.context = Context(self._graph, portable=portable)
         self._dtype = self.context.dtype(self._input)
         shape = tuple(d if isinstance(d, int) else -1 for d in self.context.dims(self._input)[1:])
@@ -99,6 +101,7 @@ class Tape:
     def result(self, name: str, var: Var) -> None:
         """Name a result of the graph. ``cells`` and ``tones`` are what the engine reads; see ``plugin.api``."""
         self._named(name, var.value, [None, *var.shape])
+        self.results[name] = var
 
     # -- before the model is evaluated ----------------------------------------------------------------------------
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pydantic import Field
 
-from tonescope_server import plugin
+from tonescope_server import Explainer, plugin
+from tonescope_server.csi.cells import cell_map
+from tonescope_server.csi.tones import tone_table
+from tonescope_server.engine.plan import PlanCache
 from tonescope_server.errors import DeadlineError, MethodNotApplicableError, ParameterError, PluginError
 from tonescope_server.models.loading import load_model
 from tonescope_server.testing import tiny_models, tiny_windows
@@ -121,6 +126,29 @@ def test_the_null_tone_share_is_the_part_of_the_cells_on_null_tones(explainers):
     by_tone = explainers["conv_1d"].explain(x, "subcarrier_saliency")
     mass = np.abs(by_tone.tones)
     np.testing.assert_allclose(by_tone.null_tone_share, mass[:, null].sum(axis=1) / mass.sum(axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["tone_frame", "frame_tone"])
+@pytest.mark.parametrize("method", ["input_x_gradient", "subcarrier_saliency"])
+def test_the_share_from_the_graph_is_the_share_of_its_results(explainer_with, tmp_path, order, method):
+    text = f'input = {{ cell_order = "{order}" }}\nwindow = {{ frames = 6 }}\ntones = {{ layout = "ruview56" }}\n'
+    explainer = with_manifest(tmp_path, text, explainer_with)
+    result = explainer.explain(windows("conv_1d", 300), method)  # more windows than go into one run
+    expected = explainer.null_sums.share(result.cells, result.tones)
+    assert expected.std() > 0.01
+    # Float32 sums over 336 cells in two orders.
+    np.testing.assert_allclose(result.null_tone_share, expected, rtol=1e-5)
+
+
+def test_the_share_is_of_the_null_tones_of_the_models_own_layout(explainers):
+    """The same weights under a layout that knows of no null tones, and plans in one cache."""
+    model, x = tiny_models()["conv_1d"], windows("conv_1d")
+    table = tone_table("unknown_56")
+    other = replace(model, table=table, cells=cell_map((56, 6), table, model.cells.cell_order, 6))
+    cache = PlanCache()
+    host = explainers["conv_1d"].host
+    assert Explainer(model, host, cache=cache).explain(x).null_tone_share is not None
+    assert Explainer(other, host, cache=cache).explain(x).null_tone_share is None
 
 
 def test_attribution_on_null_tones_is_a_warning_for_that_window(explainers):
