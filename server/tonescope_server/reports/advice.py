@@ -53,7 +53,9 @@ def advise(finding: Finding, model: Model, best: Reading | None, weights_agree: 
     declared = declared_reading(model.cells)
     changes = changes_to(best, declared)
     if finding.code == NULL_TONE_SHARE:  # what follows from the layout, which has its own finding with its own remedy
-        return finding, "" if weights_agree else toml(changes)
+        if weights_agree and best.cell_order != declared.cell_order:
+            return replace(finding, remedy="this follows from the layout of the windows; change that"), ""
+        return finding, toml(changes)
     if finding.code == ORDER_DOUBTED:  # here the zeros fit either order, and the best reading is the declared one
         return finding, toml({("input", "cell_order"): orders_of(declared)[1]})
     if best.cell_order == declared.cell_order:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 
-from tonescope_server.checks import Declared, Finding, Severity, series_of
+from tonescope_server.checks import Finding, Severity
 from tonescope_server.checks.attribution import NULL_TONE_SHARE
-from tonescope_server.checks.data import check_recording, check_windows
 from tonescope_server.checks.predictions import check_confidence
 from tonescope_server.checks.results import Answers, check_answers
 from tonescope_server.checks.weights import FEWEST_ROWS, NULL_ROWS_TRAINED, RowWeights, check_weights, row_weights
@@ -23,7 +22,8 @@ from tonescope_server.engine.explainer import Explainer
 from tonescope_server.errors import UnsupportedOperatorError
 from tonescope_server.models.model import Model
 from tonescope_server.reports.advice import LAYOUT_UNKNOWN, NORMALISATION_UNKNOWN, ORDER_DOUBTED, advise
-from tonescope_server.reports.dataset import Dataset, Kind, Windows, cut_windows, frame_lengths
+from tonescope_server.reports.dataset import Dataset, Windows, cut_windows
+from tonescope_server.reports.findings import check_data
 from tonescope_server.reports.readings import (
     FEWEST_WINDOWS,
     MOST_SHARE,
@@ -127,7 +127,7 @@ def examine(explainer: Explainer, data: Dataset, normalise: str = "", hop: int =
     """
     model = explainer.model
     windows = cut_windows(data, explainer, normalise, hop)
-    on_data = _check_data(data, model, normalise)
+    on_data = check_data(data, model, normalise)
     on_weights = check_weights(model)
     weights = row_weights(model)
     found = [(Area.DATA, f) for f in on_data] + [(Area.WEIGHTS, f) for f in on_weights]
@@ -153,18 +153,6 @@ def examine(explainer: Explainer, data: Dataset, normalise: str = "", hop: int =
 
 
 # -- data ----------------------------------------------------------------------------------------------------------
-
-
-def _check_data(data: Dataset, model: Model, normalise: str) -> list[Finding]:
-    declared = Declared.of(model)
-    if normalise and normalise != declared.normalisation:
-        # Whoever names another normalisation does not use the manifest's statistics, and is not told about them.
-        declared = replace(declared, normalisation=normalise, mean=None, std=None)
-    if data.cells is None:
-        return check_recording(series_of(data.frames), declared, frame_lengths(model))
-    applied = bool(normalise) and normalise != "none"
-    raw = data.is_raw and (applied or data.kind is Kind.PAIRED)
-    return check_windows(data.cells, declared, normalised=not raw)
 
 
 def _check_amount(data: Dataset, windows: Windows, model: Model) -> list[Finding]:

@@ -192,6 +192,7 @@ def test_where_the_weights_agree_with_the_manifest_the_windows_are_to_be_changed
     assert entry(report, "FRAME_MAJOR").manifest == ""
     remedy = entry(report, "FRAME_MAJOR").finding.remedy
     assert "the manifest is right" in remedy
+    assert not any(e.manifest for e in report.entries)
     mended = eval(remedy.split("numpy: ")[1].split("); the")[0], {"x": stream.windows})
     assert examine(demo_model, replace(dataset_of(stream), cells=mended)).entries == ()
 
