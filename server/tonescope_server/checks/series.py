@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tonescope_server.csi.cells import CellMap
 from tonescope_server.csi.frames import Frame, Skipped
 from tonescope_server.csi.windows import StreamKey
+from tonescope_server.models.manifest import Manifest
 from tonescope_server.models.model import Model
 from tonescope_server.types import BoolArray, FloatArray, IntArray
 
@@ -95,17 +96,22 @@ class Declared:
     @classmethod
     def of(cls, model: Model) -> Declared:
         """Read the declarations of a model."""
-        stated = model.manifest.normalisation
+        return cls.stated(model.manifest, model.cells)
+
+    @classmethod
+    def stated(cls, manifest: Manifest, cells: CellMap) -> Declared:
+        """Read the declarations of a manifest, whose map of cells is known."""
+        stated = manifest.normalisation
         known = bool(stated.mean)
         return cls(
-            cells=model.cells,
+            cells=cells,
             normalisation=stated.kind,
-            mean=np.broadcast_to(np.asarray(stated.mean, np.float64), model.cells.n_tones) if known else None,
-            std=np.broadcast_to(np.asarray(stated.std, np.float64), model.cells.n_tones) if known else None,
+            mean=np.broadcast_to(np.asarray(stated.mean, np.float64), cells.n_tones) if known else None,
+            std=np.broadcast_to(np.asarray(stated.std, np.float64), cells.n_tones) if known else None,
             eps=stated.eps,
-            rate_hz=model.manifest.sampling.rate_hz,
-            tolerance=model.manifest.sampling.tolerance,
-            nodes=model.manifest.sampling.nodes,
+            rate_hz=manifest.sampling.rate_hz,
+            tolerance=manifest.sampling.tolerance,
+            nodes=manifest.sampling.nodes,
         )
 
     @property
