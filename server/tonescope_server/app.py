@@ -148,7 +148,13 @@ class Daemon:
         )
         attribution_service_pb2_grpc.add_AttributionServiceServicer_to_server(
             AttributionService(
-                explainers, self._computing, self._drain, self.totals, config.max_streams, config.queue_windows
+                explainers,
+                self._computing,
+                self._drain,
+                self.totals,
+                config.max_streams,
+                config.queue_windows,
+                config.checks,
             ),
             server,
         )

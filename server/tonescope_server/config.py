@@ -42,6 +42,7 @@ class Config(BaseSettings):
         workers: threads that run what is too dear for the event loop.
         max_streams: live streams at once; one more is refused.
         queue_windows: windows that wait in one stream before the oldest is dropped.
+        checks: whether live streams are checked: their data, predictions and attributions.
         max_message_bytes: the largest message taken.
         plan_cache_mb: compiled plans kept for each model, in megabytes.
         drain_grace_s: how long streams may take to end once the daemon is asked to stop.
@@ -59,6 +60,7 @@ class Config(BaseSettings):
     workers: Positive = max(1, min(4, os.cpu_count() or 1))
     max_streams: Positive = 1024
     queue_windows: Positive = 64
+    checks: bool = True
     max_message_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 * 1024 * 1024
     plan_cache_mb: Positive = 128
     drain_grace_s: Seconds = 5.0

@@ -12,7 +12,7 @@ from google.protobuf import json_format, struct_pb2
 from tonescope import results as r
 from tonescope.errors import from_problem
 from tonescope.tensors import to_array
-from tonescope.v1 import attribution_pb2, csi_pb2, live_pb2, method_service_pb2, model_pb2, tensor_pb2
+from tonescope.v1 import attribution_pb2, csi_pb2, error_pb2, live_pb2, method_service_pb2, model_pb2, tensor_pb2
 
 _NO_TONES = np.zeros(0, dtype=np.float32)
 _NO_TABLE = r.ToneTable("")
@@ -224,6 +224,20 @@ def summary(message: live_pb2.Summary) -> r.Summary:
         gaps=message.gaps,
         reordered=message.reordered,
         duplicates=message.duplicates,
+        findings=dict(message.findings),
+    )
+
+
+def warning(message: error_pb2.Warning) -> r.Notice:
+    """Read a warning about a stream."""
+    return r.Notice(
+        kind="warning",
+        code=message.code,
+        message=message.message,
+        severity=_word(error_pb2.Severity.Name(message.severity), "SEVERITY_"),
+        remedy=message.remedy,
+        figures=dict(message.figures),
+        node_id=message.node_id if message.HasField("node_id") else None,
     )
 
 

@@ -86,7 +86,7 @@ class LiveState:
             said = f"{response.dropped.windows} windows dropped, {response.dropped.total} so far"
             self.notices.append(Notice("dropped", response.dropped.cause, said))
         elif kind == "warning":
-            self.notices.append(Notice("warning", response.warning.code, response.warning.message))
+            self.notices.append(decode.warning(response.warning))
         elif kind == "rejected":
             problem = from_problem(response.rejected.problem)
             self.outbox.count(rejected=1)

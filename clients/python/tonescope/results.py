@@ -311,7 +311,11 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The daemon's counts of a whole stream; ``frames_skipped`` is by kind, in the words that ``live.proto`` lists."""
+    """The daemon's counts of a whole stream.
+
+    ``frames_skipped`` is by kind, in the words that ``live.proto`` lists; ``findings`` is what its checks found, by code:
+    how often each appeared, node by node.
+    """
 
     frames_received: int
     frames_used: int
@@ -323,15 +327,34 @@ class Summary:
     gaps: int
     reordered: int
     duplicates: int
+    findings: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
     """Something about a live stream that is not an explanation.
 
-    ``kind`` is "warning", "rejected", "dropped" or "draining"; ``code`` is its stable word.
+    Attributes:
+        kind: "warning", "rejected", "dropped" or "draining".
+        code: its stable word.
+        message: one line.
+        severity: of what the daemon's checks found: "fault" (answers about tones are wrong until something is
+            changed), "warning" or "note"; empty for anything else.
+        remedy: one line: what to change; empty where nothing is proposed.
+        figures: the numbers behind it, by name.
+        node_id: the node it is about; None for all of them, or where that does not matter.
     """
 
     kind: str
     code: str
     message: str
+    severity: str = ""
+    remedy: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    node_id: int | None = None
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        where = "" if self.node_id is None else f"node {self.node_id}: "
+        remedy = f"; to do: {self.remedy}" if self.remedy else ""
+        return f"{self.severity or self.kind}: {self.code}: {where}{self.message}{remedy}"

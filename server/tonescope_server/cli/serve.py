@@ -20,6 +20,9 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Threads for what is too dear to run inline.")] = None,
     max_streams: Annotated[int | None, typer.Option(help="Live streams at once.")] = None,
     queue_windows: Annotated[int | None, typer.Option(help="Windows that wait in one stream.")] = None,
+    checks: Annotated[
+        bool | None, typer.Option("--checks/--no-checks", help="Check live streams.", show_default="checks")
+    ] = None,
     max_message_bytes: Annotated[int | None, typer.Option(help="Largest message taken.")] = None,
     plan_cache_mb: Annotated[int | None, typer.Option(help="Compiled plans kept for each model.")] = None,
     drain_grace_s: Annotated[float | None, typer.Option(help="Seconds that streams get to end.")] = None,

@@ -27,6 +27,7 @@ from tonescope_server.live.messages import (
     Warned,
 )
 from tonescope_server.live.protocol import Agreement
+from tonescope_server.live.samples import Samples
 from tonescope_server.models.model import Model
 from tonescope_server.types import FloatArray
 
@@ -51,6 +52,7 @@ class Intake:
         model: the model that explains.
         normalisers: what there is, by name.
         first_window: the number of the first window.
+        samples: where what comes is noted for the stream's checks; None where there are none.
 
     Raises:
         NotFoundError: no normaliser of that name.
@@ -64,6 +66,7 @@ class Intake:
         model: Model,
         normalisers: Mapping[str, Normaliser],
         first_window: int = 0,
+        samples: Samples | None = None,
     ) -> None:
         self._agreement = agreement
         self._cells = model.cells
@@ -81,6 +84,7 @@ class Intake:
         self.notices: list[Warned | Rejected] = []
         self._received = 0
         self._first_window = first_window
+        self._samples = samples
         self.windows = 0
 
     def frames(self, frames: Iterable[Frame | Undecodable], now: float) -> list[Job]:
@@ -140,9 +144,12 @@ class Intake:
         )
 
     def _push(self, frame: Frame) -> list[Window]:
-        used = self._windower.counts.frames
+        counts = self._windower.counts
+        used, dropped = counts.frames, counts.duplicates + counts.reordered
         windows = self._windower.push(frame)
-        if self._normalise.observes and self._windower.counts.frames > used:
+        if self._samples is not None and counts.duplicates + counts.reordered == dropped:
+            self._samples.frame(frame)
+        if self._normalise.observes and counts.frames > used:
             self._normalise.observe(frame, self._cells.n_tones)
         return windows
 
@@ -167,6 +174,8 @@ class Intake:
         values = window.values
         if isinstance(values, TonescopeError):
             raise values
+        if self._samples is not None:
+            self._samples.window(values, window.node_id)
         cells = checked(self._model, in_shape(values, self._cells.shape)[None])
         if self._agreement.window_normalisation == "none":
             return cells

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from tonescope_server.checks import Finding
 from tonescope_server.errors import TonescopeError
 from tonescope_server.types import Attribution, FloatArray, Target
 
@@ -157,6 +158,7 @@ class Summary:
     gaps: int = 0
     reordered: int = 0
     duplicates: int = 0
+    findings: dict[str, int] = field(default_factory=dict)
 
 
-Notice = Dropped | Rejected | Warned | Draining | Summary
+Notice = Dropped | Rejected | Warned | Finding | Draining | Summary

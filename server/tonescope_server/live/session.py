@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from tonescope_server.errors import TonescopeError
 from tonescope_server.live.batch import Runner
 from tonescope_server.live.buffer import WindowBuffer
+from tonescope_server.live.checker import StreamChecker
 from tonescope_server.live.intake import Intake
-from tonescope_server.live.messages import Answer, Draining, Job, Notice
+from tonescope_server.live.messages import Answer, Draining, Job, Notice, Warned
 from tonescope_server.live.running import RunningMean
 from tonescope_server.types import Attribution
 
@@ -47,6 +50,15 @@ class Totals:
     dropped: int = 0
     compute_s: float = 0.0
     queue_s: float = 0.0
+    findings: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Checking:
+    """The checks of one stream, and where they run: beside the event loop, as they keep it for milliseconds."""
+
+    checker: StreamChecker
+    executor: Executor
 
 
 class Session:
@@ -57,13 +69,23 @@ class Session:
         buffer: where they wait.
         runner: explains them.
         totals: counts over all streams.
+        checking: the stream's checks; None where there are none.
     """
 
-    def __init__(self, intake: Intake, buffer: WindowBuffer, runner: Runner, totals: Totals) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        buffer: WindowBuffer,
+        runner: Runner,
+        totals: Totals,
+        checking: Checking | None = None,
+    ) -> None:
         self._intake = intake
         self._buffer = buffer
         self._runner = runner
         self._totals = totals
+        self._checking = checking
+        self._looking: asyncio.Task[None] | None = None
         self._running: dict[int, RunningMean] = {}
         self._news = asyncio.Event()
         self._room = asyncio.Event()
@@ -87,12 +109,15 @@ class Session:
         reader.add_done_callback(lambda _: self._news.set())
         try:
             await self._answer(reader, send)
+            await self._look_last(send)
             if not reader.cancelled() and (error := reader.exception()):
                 raise error
             await send(self._summary())
         finally:
             reader.cancel()
             drainer.cancel()
+            if self._looking is not None:
+                self._looking.cancel()
             self._totals.dropped += self._buffer.dropped
 
     async def _read(self, receive: Receive) -> None:
@@ -103,6 +128,8 @@ class Session:
                 buffer.push(job)
             if jobs or self._intake.notices:
                 self._news.set()
+            if self._checking is not None and self._checking.checker.due:
+                self._begin_look(self._checking)
             while buffer.must_wait:
                 self._room.clear()
                 await self._room.wait()
@@ -157,6 +184,37 @@ class Session:
         while self._notices:
             await send(self._notices.pop(0))
 
+    def _begin_look(self, checking: Checking) -> None:
+        """Have the checks look at what came, one look at a time, while the stream goes on."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(checking))
+
+    async def _look(self, checking: Checking) -> None:
+        checker, loop = checking.checker, asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(checking.executor, checker.begin())
+        except Exception as error:  # noqa: BLE001  a check that fails must not take the stream down with it
+            self._checking = None
+            text = f"the stream's checks failed and are off for the rest of it: {type(error).__name__}: {error}"
+            self._notices.append(Warned("CHECKS_FAILED", " ".join(text.split())))
+            self._news.set()
+            return
+        before = checker.findings.counts.copy()
+        self._notices += checker.findings.take(found, time.monotonic())
+        self._totals.findings += checker.findings.counts - before
+        if self._notices:
+            self._news.set()
+
+    async def _look_last(self, send: Send) -> None:
+        """Look at what came since the last look: a short stream gets its findings, too."""
+        if self._checking is None:
+            return
+        if self._looking is not None:
+            await self._looking
+        if self._checking is not None and self._checking.checker.has_news:
+            await self._look(self._checking)
+        await self._say_notices(send)
+
     def _account_for(self, answers: list[Answer]) -> None:
         """Add the running statistics, and count."""
         answers[0].dropped_before = self._buffer.dropped_since_answer()
@@ -170,6 +228,8 @@ class Session:
             else:
                 self._explained += 1
                 totals.explained += 1
+                if self._checking is not None:
+                    self._checking.checker.samples.answer(answer.outcome, answer.row, answer.job.node_id)
                 self._add_running(answer, answer.outcome)
 
     def _add_running(self, answer: Answer, result: Attribution) -> None:
@@ -184,4 +244,6 @@ class Session:
         summary.explained = self._explained
         summary.failed = self._failed
         summary.dropped = self._buffer.dropped
+        if self._checking is not None:
+            summary.findings = dict(self._checking.checker.findings.counts)
         return summary

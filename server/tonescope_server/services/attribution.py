@@ -22,10 +22,11 @@ from tonescope_server.engine.prepared import Prepared
 from tonescope_server.errors import OverloadedError, UnavailableError
 from tonescope_server.live.batch import Patience, Runner, Sharing, explain_all
 from tonescope_server.live.buffer import WindowBuffer
+from tonescope_server.live.checker import StreamChecker
 from tonescope_server.live.intake import Intake
 from tonescope_server.live.messages import Answer, Job, Notice, Options
 from tonescope_server.live.protocol import Agreement, Conversation, Said, negotiate
-from tonescope_server.live.session import Drain, Session, Totals
+from tonescope_server.live.session import Checking, Drain, Session, Totals
 from tonescope_server.plugin.api import GraphMethod
 from tonescope_server.services.convert import (
     frame_of,
@@ -54,6 +55,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         totals: counts over all streams.
         max_streams: the most live streams at once.
         queue_windows: the most windows that wait in one of them.
+        checks: whether live streams are checked.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         totals: Totals,
         max_streams: int,
         queue_windows: int,
+        checks: bool = True,
     ) -> None:
         self._explainers = explainers
         self._computing = computing
@@ -71,6 +74,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         self._totals = totals
         self._max_streams = max_streams
         self._queue_windows = queue_windows
+        self._checks = checks
         self._shared: dict[Prepared, Sharing] = {}
 
     async def Explain(  # noqa: N802  the contract's name
@@ -115,7 +119,9 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         conversation.hear(said_of(first))
         options, model, prepared = await self._prepare(first.open)
         agreement = negotiate(options, model.model, self._queue_windows)
-        intake = Intake(options, agreement, model.model, self._explainers.host.normalisers)
+        checking = self._checking(model, agreement, prepared)
+        samples = checking.checker.samples if checking is not None else None
+        intake = Intake(options, agreement, model.model, self._explainers.host.normalisers, samples=samples)
         patience = Patience(context.time_remaining())
         buffer = WindowBuffer(agreement.queue_windows, agreement.overload, agreement.latency_budget_s)
         sharing = self._join(prepared)
@@ -127,7 +133,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
             intake.notices.extend(agreement.warnings)
             writer = ExplanationWriter(model.model, prepared, agreement.top_k, agreement.want_cells)
             receive = self._receiver(context, conversation, intake, options.default_format)
-            session = Session(intake, buffer, runner, self._totals)
+            session = Session(intake, buffer, runner, self._totals, checking)
             await session.run(receive, _sender(context, writer), self._drain)
             log.info("stream ended", stream=opened.stream_id)
         finally:
@@ -143,6 +149,11 @@ class AttributionService(service_grpc.AttributionServiceServicer):
     def _runner(self, prepared: Prepared, patience: Patience, sharing: Sharing | None = None) -> Runner:
         bounded = isinstance(prepared.method, GraphMethod)
         return Runner(prepared, self._computing, patience, bounded=bounded, sharing=sharing)
+
+    def _checking(self, model: ModelInUse, agreement: Agreement, prepared: Prepared) -> Checking | None:
+        if not self._checks:
+            return None
+        return Checking(StreamChecker(model.model, agreement, prepared.method.name), self._computing)
 
     def _join(self, prepared: Prepared) -> Sharing:
         """Return what runs this request for every stream that makes it."""

@@ -27,6 +27,12 @@ class StreamCollector(Collector):
         windows.add_metric(["failed"], totals.failed)
         windows.add_metric(["dropped"], totals.dropped)
         yield windows
+        findings = CounterMetricFamily(
+            "tonescope_findings", "What the checks of live streams found, node by node.", labels=["code"]
+        )
+        for code, count in sorted(totals.findings.items()):
+            findings.add_metric([code], count)
+        yield findings
         yield CounterMetricFamily("tonescope_compute_seconds", "Time spent explaining.", totals.compute_s)
         yield CounterMetricFamily("tonescope_queue_seconds", "Time windows waited.", totals.queue_s)
 

@@ -24,15 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tonescope/v1/error.proto\x12\x0ctonescope.v1\"=\n\x07Problem\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tgrpc_code\x18\x03 \x01(\x05\"(\n\x07Warning\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tonescope/v1/error.proto\x12\x0ctonescope.v1\"=\n\x07Problem\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tgrpc_code\x18\x03 \x01(\x05\"\xe9\x01\n\x07Warning\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12(\n\x08severity\x18\x03 \x01(\x0e\x32\x16.tonescope.v1.Severity\x12\x0e\n\x06remedy\x18\x04 \x01(\t\x12\x33\n\x07\x66igures\x18\x05 \x03(\x0b\x32\".tonescope.v1.Warning.FiguresEntry\x12\x14\n\x07node_id\x18\x06 \x01(\rH\x00\x88\x01\x01\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\n\n\x08_node_id*a\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n\rSEVERITY_NOTE\x10\x01\x12\x14\n\x10SEVERITY_WARNING\x10\x02\x12\x12\n\x0eSEVERITY_FAULT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tonescope.v1.error_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_WARNING_FIGURESENTRY']._loaded_options = None
+  _globals['_WARNING_FIGURESENTRY']._serialized_options = b'8\001'
+  _globals['_SEVERITY']._serialized_start=341
+  _globals['_SEVERITY']._serialized_end=438
   _globals['_PROBLEM']._serialized_start=42
   _globals['_PROBLEM']._serialized_end=103
-  _globals['_WARNING']._serialized_start=105
-  _globals['_WARNING']._serialized_end=145
+  _globals['_WARNING']._serialized_start=106
+  _globals['_WARNING']._serialized_end=339
+  _globals['_WARNING_FIGURESENTRY']._serialized_start=281
+  _globals['_WARNING_FIGURESENTRY']._serialized_end=327
 # @@protoc_insertion_point(module_scope)

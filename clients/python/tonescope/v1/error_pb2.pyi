@@ -3,8 +3,11 @@
 isort:skip_file
 What goes wrong with one window or frame while its stream goes on."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -15,6 +18,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Severity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Severity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEVERITY_UNSPECIFIED: _Severity.ValueType  # 0
+    """Not graded."""
+    SEVERITY_NOTE: _Severity.ValueType  # 1
+    """Worth knowing."""
+    SEVERITY_WARNING: _Severity.ValueType  # 2
+    """A circumstance that answers suffer from."""
+    SEVERITY_FAULT: _Severity.ValueType  # 3
+    """Answers about tones are wrong until something is changed."""
+
+class Severity(_Severity, metaclass=_SeverityEnumTypeWrapper):
+    """How much a warning matters."""
+
+SEVERITY_UNSPECIFIED: Severity.ValueType  # 0
+"""Not graded."""
+SEVERITY_NOTE: Severity.ValueType  # 1
+"""Worth knowing."""
+SEVERITY_WARNING: Severity.ValueType  # 2
+"""A circumstance that answers suffer from."""
+SEVERITY_FAULT: Severity.ValueType  # 3
+"""Answers about tones are wrong until something is changed."""
+Global___Severity: _TypeAlias = Severity  # noqa: Y015
 
 @_typing.final
 class Problem(_message.Message):
@@ -52,22 +83,62 @@ class Warning(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class FiguresEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """A stable word, such as "NULL_TONE_SHARE"."""
     message: _builtins.str
-    """One line: what was seen, and what to change."""
+    """One line: what was seen and, where there is no remedy beside it, what to change."""
+    severity: Global___Severity.ValueType
+    """How much it matters."""
+    remedy: _builtins.str
+    """One line: what to change, in the manifest's own keys where it is the manifest; empty where nothing is proposed."""
+    node_id: _builtins.int
+    """The node it is about; absent means all of them, or that this does not matter."""
+    @_builtins.property
+    def figures(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """The numbers behind it, by name; names end in their unit."""
+
     def __init__(
         self,
         *,
         code: _builtins.str = ...,
         message: _builtins.str = ...,
+        severity: Global___Severity.ValueType = ...,
+        remedy: _builtins.str = ...,
+        figures: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        node_id: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_node_id", b"_node_id", "node_id", b"node_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_node_id", b"_node_id", "code", b"code", "figures", b"figures", "message", b"message", "node_id", b"node_id", "remedy", b"remedy", "severity", b"severity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__node_id: _TypeAlias = _typing.Literal["node_id"]  # noqa: Y015
+    _WhichOneofArgType__node_id: _TypeAlias = _typing.Literal["_node_id", b"_node_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__node_id) -> _WhichOneofReturnType__node_id | None: ...
 
 Global___Warning: _TypeAlias = Warning  # noqa: Y015

@@ -111,7 +111,10 @@ class LiveResponse(_message.Message):
 
     @_builtins.property
     def warning(self) -> _error_pb2.Warning:
-        """Something about the stream that its owner should know."""
+        """Something about the stream that its owner should know: what was agreed at its opening, what becomes of its frames,
+        and what the checks find in its data, predictions and attributions. A finding is said once for each node; if it
+        goes away and comes back, it is said again after a minute at the earliest.
+        """
 
     @_builtins.property
     def draining(self) -> Global___Draining:
@@ -516,6 +519,26 @@ class Summary(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class FindingsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     FRAMES_RECEIVED_FIELD_NUMBER: _builtins.int
     FRAMES_USED_FIELD_NUMBER: _builtins.int
     FRAMES_SKIPPED_FIELD_NUMBER: _builtins.int
@@ -526,6 +549,7 @@ class Summary(_message.Message):
     GAPS_FIELD_NUMBER: _builtins.int
     REORDERED_FIELD_NUMBER: _builtins.int
     DUPLICATES_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     frames_received: _builtins.int
     """Frames received."""
     frames_used: _builtins.int
@@ -556,6 +580,12 @@ class Summary(_message.Message):
         A decoder that is a plugin may have words of its own.
         """
 
+    @_builtins.property
+    def findings(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """What the checks of the stream found, by code: how often it appeared, node by node. A finding that lasts counts once;
+        one that goes away and comes back counts again. A code that is not there was not found.
+        """
+
     def __init__(
         self,
         *,
@@ -569,10 +599,11 @@ class Summary(_message.Message):
         gaps: _builtins.int = ...,
         reordered: _builtins.int = ...,
         duplicates: _builtins.int = ...,
+        findings: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "duplicates", b"duplicates", "explained", b"explained", "failed", b"failed", "frames_received", b"frames_received", "frames_skipped", b"frames_skipped", "frames_used", b"frames_used", "gaps", b"gaps", "reordered", b"reordered", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "duplicates", b"duplicates", "explained", b"explained", "failed", b"failed", "findings", b"findings", "frames_received", b"frames_received", "frames_skipped", b"frames_skipped", "frames_used", b"frames_used", "gaps", b"gaps", "reordered", b"reordered", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,143 @@
+"""The latest of what a stream brought and was answered, in bounded memory: what its checks look at.
+
+This is on the way of every frame, window and answer, so it keeps references and looks at nothing: that is for
+``checker``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tonescope_server.csi.frames import Frame
+from tonescope_server.types import Attribution, FloatArray
+
+FRAMES = 128  # of each node and transmitter: in a row, for what happens from one frame to the next
+WINDOWS = 32  # of each node
+ANSWERS = 64  # of each node
+EVERY = 8  # once there are enough windows and answers, one in so many is kept
+MOST_KEYS = 16  # a sender that invents nodes does not fill the memory
+LARGEST_FRAME = 4096  # values
+LARGEST_WINDOW = 65_536  # cells
+
+
+@dataclass(slots=True)
+class _AnswersOf:
+    """Answers of one node: how many there were, and those that are kept."""
+
+    count: int = 0
+    tones: deque[FloatArray] = field(default_factory=lambda: deque(maxlen=ANSWERS))
+    cells: deque[FloatArray] = field(default_factory=lambda: deque(maxlen=ANSWERS))
+    classes: deque[int] = field(default_factory=lambda: deque(maxlen=ANSWERS))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taken:
+    """Samples of one node's answers, put together.
+
+    Shapes:
+        tones: ``[n, n_tones]``.
+        cells: ``[n, *shape]``; None for a method that has none.
+        classes: ``[n]``; None for regression.
+    """
+
+    tones: FloatArray
+    cells: FloatArray | None
+    classes: npt.NDArray[np.int64] | None
+
+
+class Samples:
+    """What one stream brought of late, by node.
+
+    Args:
+        n_cells: cells of a window; windows of any other size are not kept.
+
+    Attributes:
+        frames_since: frames since somebody set this to zero; ``windows_since``: windows.
+    """
+
+    def __init__(self, n_cells: int) -> None:
+        self._n_cells = n_cells
+        self._frames: dict[tuple[int, str], deque[Frame]] = {}
+        self._windows: dict[int, deque[npt.NDArray[Any]]] = {}
+        self._answers: dict[int, _AnswersOf] = {}
+        self._windows_of: dict[int, int] = {}
+        self.frames_since = self.windows_since = 0
+
+    @property
+    def streams(self) -> int:
+        """Count the nodes and transmitters that frames come from."""
+        return len(self._frames)
+
+    @property
+    def nodes(self) -> int:
+        """Count the nodes that windows come from."""
+        return len(self._windows)
+
+    def frame(self, frame: Frame) -> None:
+        """Take note of a frame that was not dropped."""
+        key = frame.node_id, frame.transmitter
+        kept = self._frames.get(key)
+        if kept is None:
+            if len(self._frames) >= MOST_KEYS:
+                return
+            kept = self._frames[key] = deque(maxlen=FRAMES)
+        if frame.values.size <= LARGEST_FRAME:
+            kept.append(frame)
+            self.frames_since += 1
+
+    def window(self, values: npt.NDArray[Any], node: int) -> None:
+        """Take note of a window that came as such: its values as sent, whether or not they fit the model."""
+        if values.size != self._n_cells or values.size > LARGEST_WINDOW:
+            return
+        count = self._windows_of.get(node, 0)
+        if not count:
+            if len(self._windows) >= MOST_KEYS:
+                return
+            self._windows[node] = deque(maxlen=WINDOWS)
+        self._windows_of[node] = count + 1
+        self.windows_since += 1
+        if count < WINDOWS or count % EVERY == 0:
+            self._windows[node].append(values)
+
+    def answer(self, result: Attribution, row: int, node: int) -> None:
+        """Take note of an answer: row ``row`` of a result."""
+        kept = self._answers.get(node)
+        if kept is None:
+            if len(self._answers) >= MOST_KEYS:
+                return
+            kept = self._answers[node] = _AnswersOf()
+        kept.count += 1
+        if kept.count > ANSWERS and kept.count % EVERY:
+            return
+        # Copies: a row would keep its whole batch.
+        kept.tones.append(result.tones[row].copy())
+        if result.cells is not None and self._n_cells <= LARGEST_WINDOW:
+            kept.cells.append(result.cells[row].copy())
+        if result.prediction.class_index is not None:
+            kept.classes.append(int(result.prediction.class_index[row]))
+
+    def frames(self) -> list[Frame]:
+        """Return the frames that are kept, stream by stream, each in order."""
+        return [frame for kept in self._frames.values() for frame in kept]
+
+    def windows(self) -> dict[int, list[npt.NDArray[Any]]]:
+        """Return the windows that are kept, by node."""
+        return {node: list(kept) for node, kept in self._windows.items()}
+
+    def answers(self) -> dict[int, Taken]:
+        """Return the answers that are kept, by node."""
+        return {node: _taken(kept) for node, kept in self._answers.items() if kept.tones}
+
+
+def _taken(kept: _AnswersOf) -> Taken:
+    whole = len(kept.tones)
+    return Taken(
+        np.stack(kept.tones),
+        np.stack(kept.cells) if len(kept.cells) == whole else None,
+        np.array(kept.classes, dtype=np.int64) if len(kept.classes) == whole else None,
+    )
