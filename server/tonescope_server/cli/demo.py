@@ -17,9 +17,10 @@ import numpy as np
 import typer
 
 import tonescope
-from tonescope.results import Explanation
+from tonescope.results import Explanation, Notice
 from tonescope_server.cli.band import tone_text
 from tonescope_server.cli.console import out, remark, write_json
+from tonescope_server.cli.findings import findings_told, section
 from tonescope_server.cli.pace import Played, play
 from tonescope_server.cli.recordings import open_file
 from tonescope_server.cli.remote import daemon, model_name
@@ -55,11 +56,12 @@ def demo(
             retry=tonescope.Retry(give_up_after_s=0.0),  # nobody starts our own daemon again
         )
         with stream:
-            found = [each for each in show(stream) if each.problem is None]
-        counts = stream.counts
+            heard: list[Notice] = []
+            found = [each for each in show(stream, heard) if each.problem is None]
+        counts, findings = stream.counts, findings_told(heard)
     if not found:
         raise ConfigurationError("demo: expected explanations of the bundled recording, got none")
-    report = report_of(Kind.COUNT, name, found)
+    report = report_of(Kind.COUNT, name, found) | {"findings": section(findings)}
     write_json(report, out_folder / "saliency.json")
     draw(report, found, recording.name, out_folder / "attribution.png", PLANTED_ROWS)
     out.print(f"{counts.sent} frames sent, {len(found)} windows explained, {counts.dropped} dropped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +12,11 @@ from rich.table import Table
 
 import tonescope
 from tonescope.results import Explanation, ToneTable
+from tonescope_server.checks import Finding
+from tonescope_server.checks.drift import attribution_profile
 from tonescope_server.cli.band import null_share_text, prediction_text, tone_text
 from tonescope_server.cli.console import out, progress, remark, write_json
+from tonescope_server.cli.findings import findings_here, findings_there, findings_told, section, show_findings
 from tonescope_server.cli.local import explain_here, jobs_of, load
 from tonescope_server.cli.options import (
     MODEL_FILE_OPTIONS,
@@ -42,6 +46,7 @@ from tonescope_server.csi.tones import tone_table
 from tonescope_server.engine.explainer import installed_plugins
 from tonescope_server.errors import ParameterError
 from tonescope_server.live.messages import Job
+from tonescope_server.models.manifest import Manifest
 from tonescope_server.reports.arrays import ARRAYS, read_arrays
 from tonescope_server.types import Target
 
@@ -90,7 +95,7 @@ def explain(
         with daemon(server) as client:
             asked = parse_target(target, output, tonescope.Target)
             options: dict[str, Any] = {"method": method, "target": asked, "top_k": top, "cells": png is not None}
-            found, drawn = _remote(client, file, model, options, parameters, (normalise, hop, format), window)
+            found, drawn, findings = _remote(client, file, model, options, parameters, (normalise, hop, format), window)
     else:
         explainer = load(context, model, store, manifest, adapter, weights)
         if is_array:
@@ -99,17 +104,27 @@ def explain(
             recording = open_file(file, explainer.host, format)
             jobs = windows_of(recording, explainer.model, explainer.host, normalise, hop)[0]
         asked_here = parse_target(target, output, Target)
-        found = explain_here(explainer, jobs, method, asked_here, parameters, top, cells=png is not None)
+        found = explain_here(explainer, jobs, method, asked_here, parameters, top, cells=True)
+        findings = findings_here(explainer, file, format, normalise, method, found)
+        if png is None:
+            found = [replace(each, cells=None) for each in found]
         for text in explainer.model.warnings:
             remark(f"warning: {text}")
         drawn = explainer.model.cells, _values(jobs, window)
     if json is not None:
-        write_json(found, json)
+        write_json(report_of(found, findings), json)
     if png is not None:
         _draw(found, window, *drawn, file, png)
         remark(f"wrote {png}")
     if json is None or str(json) != "-":
         show(found, top)
+    show_findings(findings)
+
+
+def report_of(found: list[Explanation], findings: list[Finding]) -> dict[str, Any]:
+    """Build the report: what was found wrong, where the attribution lies over all windows, and every explanation."""
+    profile: Any = attribution_profile(np.stack([each.tones for each in found])) if found else []
+    return {"findings": section(findings), "attribution_profile": profile, "explanations": found}
 
 
 def _values(jobs: list[Job], window: int) -> Any:
@@ -124,16 +139,19 @@ def _remote(
     parameters: dict[str, Any],
     windowing: tuple[str, int, str],
     window: int,
-) -> tuple[list[Explanation], tuple[CellMap, Any]]:
+) -> tuple[list[Explanation], tuple[CellMap, Any], list[Finding]]:
     normalise, hop, format = windowing
     name, _, version = model.partition("/")
-    cells = _cells_of(client.model(name, version))
+    detail = client.model(name, version)
+    cells = _cells_of(detail)
     if file.suffix in ARRAYS:
         array = read_arrays(file)
         with progress(f"{options['method']} at {client.address}", None):
             asked = {"model": name, "version": version, "normalise": normalise, **options}
             found = list(client.explain(array, **asked, **parameters))
-        return found, (cells, array[window] if window < len(array) else None)
+        stated = Manifest.parse(detail.manifest)
+        findings = findings_there(stated, cells, array, normalise, options["method"], found)
+        return found, (cells, array[window] if window < len(array) else None), findings
     recording = open_file(file, installed_plugins(), format)
     frames = (each for item in recording if isinstance(item, Frame) for each in frames_for_daemon(item))
     stream = open_stream(
@@ -155,7 +173,7 @@ def _remote(
                 raise explanation.problem
             found.append(explanation)
             bar.advance()
-    return found, (cells, None)
+    return found, (cells, None), findings_told(stream.notices())
 
 
 def _cells_of(detail: tonescope.results.ModelDetail) -> CellMap:

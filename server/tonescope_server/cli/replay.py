@@ -16,6 +16,7 @@ import tonescope
 from tonescope.results import Explanation, ModelDetail
 from tonescope_server.cli.band import tone_text
 from tonescope_server.cli.console import err, listed, out, progress, remark, write_json
+from tonescope_server.cli.findings import findings_told, section, show_notices
 from tonescope_server.cli.options import (
     DEFAULT_GIVE_UP_S,
     DEFAULT_SERVER,
@@ -134,10 +135,12 @@ def replay(
             with stream:
                 for explanation in stream:
                     results.setdefault(explanation.node_id, NodeResult()).take(explanation)
+    notices = stream.notices()
     if json is not None:
-        write_json(summary_of(played, results, stream), json)
+        write_json(summary_of(played, results, stream) | {"findings": section(findings_told(notices))}, json)
     if json is None or str(json) != "-":
         _show(played, results, stream)
+    show_notices(notices)
 
 
 def open_stream(
@@ -234,6 +237,3 @@ def _show_counts(stream: tonescope.LiveStream) -> None:
         )
     if counts.reconnects:
         remark(f"reconnections: {counts.reconnects}; {counts.resent} frames sent again, {counts.forgotten} lost")
-    for notice in dict.fromkeys((n.kind, n.code, n.message) for n in stream.notices()):
-        kind, code, message = notice
-        err.print(f"{kind}: {code}: {message}", markup=False, soft_wrap=True)

@@ -16,8 +16,11 @@ import typer
 
 from tonescope.results import Explanation
 from tonescope_server import Explainer
+from tonescope_server.checks import Finding
+from tonescope_server.checks.predictions import check_confidence
 from tonescope_server.cli.band import tone_text
-from tonescope_server.cli.console import err, out, plain, remark, write_json
+from tonescope_server.cli.console import out, plain, remark, write_json
+from tonescope_server.cli.findings import findings_here, section, show_findings
 from tonescope_server.cli.local import explain_here, load
 from tonescope_server.cli.options import (
     AdapterOption,
@@ -82,12 +85,14 @@ def saliency(
     jobs = spread(windows_of(recording, explainer.model, explainer.host, normalise, hop)[0], max_samples)
     target = target_of(kind, explainer, recording, jobs)
     found = explain_here(explainer, jobs, METHOD, target, {})
-    report = report_of(kind, str(model), found)
+    findings = findings_here(explainer, file, format, normalise, METHOD, found) + _on_confidence(target, found)
+    report = report_of(kind, str(model), found) | {"findings": section(findings)}
     write_json(report, out_file)
     if png is not None:
         draw(report, found, file.name, png)
     if str(out_file) != "-":
         _say(report, found, explainer, out_file)
+        show_findings(findings)
 
 
 def spread(jobs: Sequence[Job], most: int) -> list[Job]:
@@ -134,6 +139,16 @@ def _labels_by_line(recording: Recording) -> dict[int, int]:
     windows = (item for item in read_paired(recording.path) if isinstance(item, PairedWindow))
     labels = {window.line: window.record.get(_LABEL) for window in windows}
     return {line: label for line, label in labels.items() if type(label) is int}
+
+
+def _on_confidence(target: TargetLike, found: Sequence[Explanation]) -> list[Finding]:
+    """Compare the model's confidence with its being right, where the labels are known."""
+    labels = target.index if isinstance(target, Target) else None
+    confidence = [each.prediction.probability for each in found]
+    if not isinstance(labels, np.ndarray) or None in confidence:
+        return []
+    right = np.array([each.prediction.class_index for each in found]) == labels
+    return check_confidence(np.array(confidence, dtype=np.float64), right)
 
 
 def report_of(kind: Kind, model: str, found: Sequence[Explanation]) -> dict[str, Any]:
@@ -195,12 +210,6 @@ def _say(report: dict[str, Any], found: Sequence[Explanation], explainer: Explai
     share = report["null_tone_share"]
     if share is not None:
         out.print(f"on tones that carry no signal: {share:.1%}")
-        if share > 0.01:
-            err.print(
-                "warning: more than 1 % on null tones: the tone layout, the cell order or the normalisation is wrong",
-                style="bold red",
-                soft_wrap=True,
-            )
     for text in explainer.model.warnings:
         remark(f"warning: {text}")
     remark(f"wrote {path}")

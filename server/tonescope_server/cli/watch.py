@@ -16,9 +16,10 @@ from rich.live import Live
 from rich.text import Text
 
 import tonescope
-from tonescope.results import Explanation
+from tonescope.results import Explanation, Notice
 from tonescope_server.cli import band
 from tonescope_server.cli.console import err, listed, out
+from tonescope_server.cli.findings import show_notices
 from tonescope_server.cli.options import (
     DEFAULT_GIVE_UP_S,
     DEFAULT_SERVER,
@@ -91,8 +92,9 @@ def watch(
             retry=tonescope.Retry(give_up_after_s=give_up_after),
             on_connection=lambda event: say_connection(event, _aside()),
         )
+        heard: list[Notice] = []
         with stream:
-            for _ in show(stream):
+            for _ in show(stream, heard):
                 pass
     _show_skipped(played, stream)
     counts = stream.counts
@@ -107,16 +109,29 @@ def _show_skipped(played: Played, stream: tonescope.LiveStream) -> None:
         out.print(f"frames skipped: {listed(stream.summary.frames_skipped)}", markup=False, soft_wrap=True)
 
 
-def show(stream: tonescope.LiveStream) -> Iterator[Explanation]:
-    """Draw a stream as it comes, and pass its explanations on; plain lines where stdout is not a terminal."""
+def show(stream: tonescope.LiveStream, heard: list[Notice]) -> Iterator[Explanation]:
+    """Draw a stream as it comes, and pass its explanations on; plain lines where stdout is not a terminal.
+
+    What the daemon says beside its explanations is shown at once, and added to ``heard``.
+    """
     view = View()
     if not out.is_terminal:
-        yield from _lines(stream, view)
-        return
-    with Live(console=out, refresh_per_second=REDRAWS_PER_S, get_renderable=lambda: view.render(stream)):
-        for explanation in stream:
-            view.take(explanation)
-            yield explanation
+        yield from _lines(stream, view, heard)
+    else:
+        with Live(console=out, refresh_per_second=REDRAWS_PER_S, get_renderable=lambda: view.render(stream)):
+            for explanation in stream:
+                view.take(explanation)
+                _hear(stream, heard)
+                yield explanation
+    _hear(stream, heard)
+
+
+def _hear(stream: tonescope.LiveStream, heard: list[Notice]) -> None:
+    """Say what the daemon said of the stream since this was last asked, what is not new left out."""
+    said = {str(notice) for notice in heard}
+    notices = stream.notices()
+    heard += notices
+    show_notices([notice for notice in notices if str(notice) not in said], _aside())
 
 
 def _aside() -> Console:
@@ -124,12 +139,13 @@ def _aside() -> Console:
     return out if out.is_terminal else err
 
 
-def _lines(stream: tonescope.LiveStream, view: View) -> Iterator[Explanation]:
+def _lines(stream: tonescope.LiveStream, view: View, heard: list[Notice]) -> Iterator[Explanation]:
     """Print a line now and then: the first window of a node, and then a few a second."""
     due = 0.0
     seen: set[int] = set()
     for explanation in stream:
         view.take(explanation)
+        _hear(stream, heard)
         yield explanation
         now = time.monotonic()
         if explanation.problem is None and (now >= due or explanation.node_id not in seen):

@@ -15,7 +15,7 @@ from tonescope_server import Explainer
 def test_the_json_holds_what_the_explainer_gives(run, tiny_store: Path, windows: Path) -> None:
     ran = run("explain", windows, "-m", "tiny", "--store", tiny_store, "--target", "two", "--json", "-")
     expected = Explainer.load("tiny", store=tiny_store).explain(np.load(windows), target="two")
-    got = ran.json
+    got = ran.json["explanations"]
     assert np.array([each["tones"] for each in got], dtype=np.float32).tobytes() == expected.tones.tobytes()
     assert [each["window_index"] for each in got] == list(range(5))
     assert got[0]["tone_table"]["tones"][1]["subcarrier_index"] == 1
@@ -26,8 +26,8 @@ def test_the_json_holds_what_the_explainer_gives(run, tiny_store: Path, windows:
 def test_a_recording_is_explained_here_bit_for_bit_as_by_a_daemon(
     run, recording: Path, address: str, method: str
 ) -> None:
-    here = run("explain", recording, "--method", method, "--json", "-").json
-    there = run("explain", recording, "--method", method, "--json", "-", "--server", address).json
+    here = run("explain", recording, "--method", method, "--json", "-").json["explanations"]
+    there = run("explain", recording, "--method", method, "--json", "-", "--server", address).json["explanations"]
     assert len(here) == len(there) == 70
     for each in (*here, *there):
         for varies in ("queue_ms", "compute_ms", "running"):
@@ -38,7 +38,7 @@ def test_a_recording_is_explained_here_bit_for_bit_as_by_a_daemon(
 def test_windows_are_explained_here_bit_for_bit_as_by_a_daemon(run, address: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "w.npz", windows=np.random.default_rng(1).standard_normal((3, 64, 20)))
     asked = ("explain", tmp_path / "w.npz", "-m", "people_count", "-p", "n_steps=8", "--method", "integrated_gradients")
-    here, there = run(*asked, "--json", "-").json, run(*asked, "--json", "-", "--server", address).json
+    here, there = (run(*asked, "--json", "-", *at).json["explanations"] for at in ((), ("--server", address)))
     assert [each["tones"] for each in here] == [each["tones"] for each in there]
     assert here[0]["parameters"]["n_steps"] == there[0]["parameters"]["n_steps"] == 8
 
@@ -47,14 +47,14 @@ def test_windows_are_explained_here_bit_for_bit_as_by_a_daemon(run, address: str
 def test_windows_are_normalised_here_as_by_a_daemon(run, address: str, tmp_path: Path, normalise: str) -> None:
     np.save(tmp_path / "w.npy", np.random.default_rng(1).random((3, 64, 20)) + 1)
     asked = ("explain", tmp_path / "w.npy", "--normalise", normalise, "--json", "-")
-    here, there = run(*asked).json, run(*asked, "--server", address).json
+    here, there = (run(*asked, *at).json["explanations"] for at in ((), ("--server", address)))
     assert [each["tones"] for each in here] == [each["tones"] for each in there]
     assert [each["normalisation"] for each in here] == [each["normalisation"] for each in there] == [normalise] * 3
 
 
 def test_a_recordings_own_statistics_are_used_here_and_by_a_daemon(run, recording: Path, address: str) -> None:
     asked = ("explain", recording, "--normalise", "recording", "--json", "-")
-    here, there = run(*asked).json, run(*asked, "--server", address).json
+    here, there = (run(*asked, *at).json["explanations"] for at in ((), ("--server", address)))
     assert [each["tones"] for each in here] == [each["tones"] for each in there]
     assert {each["normalisation"] for each in here} == {"recording"}
 
@@ -62,7 +62,7 @@ def test_a_recordings_own_statistics_are_used_here_and_by_a_daemon(run, recordin
 def test_a_version_is_asked_for_here_and_of_a_daemon(run, refused, recording: Path, address: str) -> None:
     for where in ((), ("--server", address)):
         ran = run("explain", recording, "-m", "people_count/1", "--json", "-", *where)
-        assert len(ran.json) == 70
+        assert len(ran.json["explanations"]) == 70
         assert 'no version "9"' in refused("explain", recording, "-m", "people_count/9", *where)
 
 
@@ -88,7 +88,7 @@ def test_a_picture_is_drawn_with_and_without_a_waterfall(run, recording: Path, a
         assert ran.code == 0, ran.err
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.size == (1500, 1080)
-    assert len(json.loads((tmp_path / "all.json").read_text())) == 70
+    assert len(json.loads((tmp_path / "all.json").read_text())["explanations"]) == 70
 
 
 @pytest.mark.parametrize(
@@ -105,4 +105,4 @@ def test_a_picture_is_drawn_with_and_without_a_waterfall(run, recording: Path, a
 def test_every_way_to_write_a_target_is_understood(run, tiny_store, windows, target, understood) -> None:
     ran = run("explain", windows, "-m", "tiny", "--store", tiny_store, "--target", target, "--json", "-")
     assert ran.code == 0, ran.err
-    assert set(understood) <= set(ran.json[0]["target"])
+    assert set(understood) <= set(ran.json["explanations"][0]["target"])

@@ -20,7 +20,7 @@ def test_the_keys_are_those_of_the_published_report_with_tone_identity(run, reco
     published = json.loads((shared / RUVIEW / "saliency.json").read_text())
     report = run("saliency", recording, "-o", "-").json
     assert list(report)[: len(published)] == list(published)
-    assert set(report) - set(published) == {"tone_layout", "tones", "null_tone_share"}
+    assert set(report) - set(published) == {"tone_layout", "tones", "null_tone_share", "findings"}
     assert list(report["top_k_subcarriers"]) == list(published["top_k_subcarriers"])
     assert list(report["saliency_summary"]) == list(published["saliency_summary"])
     assert [type(report[key]) for key in published] == [type(value) for value in published.values()]
@@ -63,14 +63,15 @@ def test_a_pose_model_with_its_adapter_works_and_says_which_kind_it_is(run, refu
     assert "which is --kind pose" in refused(*asked)
 
 
-def test_the_warning_of_null_tones_is_one_line(run, write_jsonl, tiny_store: Path, tmp_path: Path, monkeypatch) -> None:
+def test_the_finding_of_null_tones_is_one_line(run, write_jsonl, tiny_store: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(console.err, "_width", 80)
     everywhere = write_jsonl([{"csi": np.linspace(-1, 1, 224).tolist(), "csi_shape": [56, 4]}] * 2)
     ran = run("saliency", everywhere, "-m", "tiny", "--store", tiny_store, "-o", tmp_path / "saliency.json")
-    assert any(
-        line.startswith("warning: more than 1 % on null tones") and line.endswith(" is wrong")
-        for line in ran.err.splitlines()
-    ), ran.err
+    (line,) = [line for line in ran.err.splitlines() if "NULL_TONE_SHARE" in line]
+    assert line.startswith("fault: NULL_TONE_SHARE: 12.9% ")
+    assert "lies on tones that carry no signal; to do: see to input.cell_order" in line
+    (finding,) = json.loads((tmp_path / "saliency.json").read_text())["findings"]
+    assert (finding["code"], finding["severity"]) == ("NULL_TONE_SHARE", "fault")
 
 
 def test_a_paired_file_is_explained_against_its_own_labels(run, tiny_store: Path, write_jsonl) -> None:
