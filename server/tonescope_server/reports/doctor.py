@@ -185,11 +185,11 @@ def _try(explainer: Explainer, data: Dataset, normalise: str, hop: int) -> tuple
 
 
 def _check_attribution(trial: Trial | None, model: Model) -> list[Finding]:
-    if trial is None or model.cells.cell_order == FEATURE:
+    if trial is None:
         return []
     declared, best = trial.declared, trial.best
-    if declared is None:
-        return [_layout_unknown(trial, model)]
+    if declared is None:  # engineered features are no tones: nothing is missing
+        return [] if model.cells.cell_order == FEATURE else [_layout_unknown(trial, model)]
     physical = best or declared
     shares = [tried.share_now or 0.0 for tried in (declared, physical)]
     if max(shares) > MOST_SHARE:
@@ -211,9 +211,12 @@ def _on_nulls(trial: Trial, declared: Tried, physical: Tried) -> Finding:
         message += f"; {where} {share:.1%} lies on tones that in truth carry none"
         message += "" if share else " (their cells are exactly zero)"
         figures["null_tone_share_as_read"] = share
-    figures |= {f"null_tone_share_node_{n}": s for n, s in _by_node(trial.now, physical).items()}
+    if len(by_node := _by_node(trial.now, physical)) > 1:
+        figures |= {f"null_tone_share_node_{n}": s for n, s in by_node.items()}
     figures["null_tone_share_if_changed"] = physical.share_if_declared
-    if physical is declared:
+    if not physical.fits_zeros:
+        remedy = "see to input.cell_order, tones.layout and normalisation: no reading is known to fit the zeros"
+    elif physical is declared:
         remedy = "null rows hold values although their tones carry no signal: normalise tone by tone, once"
     elif physical.is_sensible:
         remedy = f"with the right reading declared it is {physical.share_if_declared:.1%}"

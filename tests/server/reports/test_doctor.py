@@ -6,12 +6,15 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.faults import CLEAN, FAULTS, declared_by
 from tonescope_server import Explainer
 from tonescope_server.checks import Severity
 from tonescope_server.csi.frames import Frame
+from tonescope_server.csi.tones import tone_table
 from tonescope_server.demo import recording_path, store_path
 from tonescope_server.errors import ParameterError
 from tonescope_server.models.manifest import Manifest
@@ -63,7 +66,6 @@ def test_windows_of_the_public_pipeline_are_no_tones_and_the_order_that_fits_is_
     assert "the model was trained on such windows" in entry(report, "FRAME_MAJOR").finding.remedy
     figures = entry(report, "NULL_TONE_SHARE").finding.figures
     assert figures["null_tone_share_as_read"] == pytest.approx(share, abs=0.01)  # measured before, cut otherwise
-    assert figures["null_tone_share_node_0"] == figures["null_tone_share_as_read"]
     assert figures["null_tone_share_if_changed"] == 0
     assert report.best.reading.cell_order == "frame_tone"
 
@@ -88,6 +90,16 @@ def test_windows_laid_out_rightly_have_no_fault_and_the_weights_still_tell(count
     assert "NULL_ROWS_TRAINED" in found(report, Severity.WARNING)
     assert entry(report, "NULL_ROWS_TRAINED").finding.figures["p_value"] > 0.1
     assert "p = " in entry(report, "NULL_ROWS_TRAINED").finding.message
+
+
+def test_each_node_has_a_share_of_its_own(count_v1, frames_of, tmp_path):
+    cells = [frames_of(name).reshape(-1, 56, 20) for name in ("rec", "pretrain")]
+    nodes = np.repeat([7, 1], [len(each) for each in cells])
+    np.savez(tmp_path / "both.npz", windows=np.concatenate(cells), node_ids=nodes)
+    report = examine(count_v1, read_dataset(tmp_path / "both.npz", count_v1), "recording")
+    figures = entry(report, "NULL_TONE_SHARE").finding.figures
+    assert figures["null_tone_share_node_7"] == pytest.approx(0.30, abs=0.01)
+    assert figures["null_tone_share_node_1"] == pytest.approx(0.46, abs=0.01)
 
 
 def test_on_raw_windows_the_share_is_told_and_why_it_is_nothing_on_the_true_nulls(count_v1, write):
@@ -233,6 +245,89 @@ def test_confidence_is_held_against_labels_where_there_are_any(demo_model, decla
     report = examine(demo_model, replace(data, labels=(always_wrong + 1) % 4))
     assert "CONFIDENCE_OFF" in found(report, Severity.WARNING)
     assert "CONFIDENCE_OFF" not in found(examine(demo_model, replace(data, labels=always_wrong)))
+
+
+# -- other models --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def linear(tmp_path):
+    """Make a model of one matrix, with a manifest."""
+
+    def make(shape, manifest):
+        weight = np.random.default_rng(0).standard_normal((int(np.prod(shape)), 3)).astype(np.float32)
+        nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["y"])]
+        graph = helper.make_graph(
+            nodes,
+            "linear",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *shape])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+            [numpy_helper.from_array(weight, "w")],
+        )
+        onnx.save(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "m.onnx"
+        )
+        (tmp_path / "m.toml").write_text(manifest)
+        return Explainer.load(tmp_path / "m.onnx", manifest=tmp_path / "m.toml")
+
+    return make
+
+
+def raw_windows(layout, shape):
+    """Sixteen windows of noise about 15, silent on the layout's nulls, which are along the first axis of the shape."""
+    cells = np.random.default_rng(1).uniform(10, 20, (16, *shape)).astype(np.float32)
+    cells[:, tone_table(layout).null_mask] = 0
+    return Dataset("made", Kind.WINDOWS, cells=cells, node_ids=np.zeros(16, np.int64))
+
+
+def test_engineered_features_are_not_told_that_they_are_no_tones(linear):
+    features = linear((30,), '[input]\ncell_order = "feature"\n[normalisation]\nkind = "none"')
+    rng = np.random.default_rng(1)
+    data = Dataset("made", Kind.WINDOWS, cells=rng.random((16, 30), np.float32), node_ids=np.zeros(16, np.int64))
+    report = examine(features, data)
+    assert set(found(report)) == {"MANIFEST_GUESSED"}
+    assert report.trial.tried == ()
+
+
+def test_a_single_frame_of_tones_is_tried_under_every_layout(linear):
+    one = linear((64,), '[tones]\nlayout = "esp_ht20"\n[normalisation]\nkind = "none"')
+    report = examine(one, raw_windows("esp_c6_64", (64,)))
+    assert report.best.reading.layout == "esp_c6_64"
+    assert entry(report, "LAYOUT_MISMATCH").manifest == '[tones]\nlayout = "esp_c6_64"'
+    assert entry(report, "NULL_TONE_SHARE").finding.figures["null_tone_share_if_changed"] == 0
+
+
+def test_a_layout_of_two_training_fields_is_examined_as_one(linear):
+    both = linear((128, 10), '[tones]\nlayout = "esp128"\n[input]\ncell_order = "tone_frame"')
+    report = examine(both, raw_windows("esp128", (128, 10)))
+    assert found(report, Severity.FAULT) == []
+    assert report.best.is_declared
+
+
+def test_where_no_reading_fits_none_is_named(linear):
+    model = linear((64, 10), '[tones]\nlayout = "esp_lltf"\n[input]\ncell_order = "tone_frame"')
+    data = raw_windows("esp_lltf", (64, 10))
+    lost = np.random.default_rng(2).uniform(10, 20, data.cells.shape).astype(np.float32)
+    report = examine(model, replace(data, cells=lost))
+    assert found(report, Severity.FAULT) == ["LAYOUT_MISMATCH", "NULL_TONE_SHARE"]
+    assert "no reading is known to fit" in entry(report, "NULL_TONE_SHARE").finding.remedy
+    assert not any(e.manifest for e in report.entries if e.area in ("data", "attribution"))
+    assert report.best is None
+
+
+def test_null_cells_that_are_constant_and_not_zero_are_a_matter_of_normalisation(linear):
+    model = linear((64, 10), '[tones]\nlayout = "esp_lltf"\n[input]\ncell_order = "tone_frame"')
+    data = raw_windows("esp_lltf", (64, 10))
+    report = examine(model, replace(data, cells=data.cells - 15))
+    assert report.best.is_declared
+    assert "normalise tone by tone, once" in entry(report, "NULL_TONE_SHARE").finding.remedy
+
+
+def test_a_regression_is_examined_in_all_but_its_classes(shared, write):
+    pose = Explainer.load(shared / "real/ruview/pose_v1.safetensors")
+    report = examine(pose, read_dataset(write("rec"), pose), "recording")
+    assert found(report, Severity.FAULT) == ["FRAME_MAJOR", "NULL_TONE_SHARE"]
+    assert not [e for e in report.entries if e.area == "predictions"]
 
 
 # -- what cannot be checked ----------------------------------------------------------------------------------------
