@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -28,13 +30,14 @@ def checked(model: Model, x: npt.ArrayLike) -> FloatArray:
         raise ShapeError(f"input '{name}': expected (batch, {_sizes(expected)}), got a ragged list") from error
     if array.dtype.kind not in "fiub":
         raise DtypeError(f"input '{name}': expected real numbers ({model.input.dtype}), got {array.dtype}")
-    fits = array.ndim == len(expected) + 1 and all(
-        want in (-1, got) for want, got in zip(expected, array.shape[1:], strict=True)
+    fits = array.ndim == len(expected) + 1 and (
+        array.shape[1:] == expected
+        or all(want in (-1, got) for want, got in zip(expected, array.shape[1:], strict=True))
     )
     if not fits or len(array) == 0:
         raise ShapeError(f"input '{name}': expected (batch, {_sizes(expected)}), got {array.shape}")
-    with np.errstate(over="ignore"):  # what overflows the model's type becomes infinite, and is refused below
-        windows = np.ascontiguousarray(array, np.dtype(model.input.dtype))
+    dtype = np.dtype(model.input.dtype)
+    windows = np.ascontiguousarray(array if array.dtype == dtype else _converted(array, dtype))
     finite = np.isfinite(windows)
     if not finite.all():
         window, *where = (int(i) for i in np.argwhere(~finite)[0])
@@ -42,6 +45,11 @@ def checked(model: Model, x: npt.ArrayLike) -> FloatArray:
         got = windows[(window, *where)]
         raise NonFiniteError(f"{which}input '{name}': expected finite numbers, got {got} at {tuple(where)}")
     return windows
+
+
+def _converted(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    with np.errstate(over="ignore"):  # what overflows the model's type becomes infinite, and is refused
+        return array.astype(dtype)
 
 
 def _sizes(shape: tuple[int, ...]) -> str:
