@@ -24,14 +24,19 @@ class LrpParameters(plugin.Parameters):
     epsilon: float = Field(1e-6, ge=0, description="Stabilises denominators, times their sign.")
     gamma: float = Field(0.25, ge=0, description="How much more contributions of the result's own sign count.")
     alpha: float = Field(2.0, ge=1, description="The share of positive contributions under alpha_beta.")
-    zero_bias: bool = Field(False, description="Leave biases out, so that they absorb no relevance.")
+    zero_bias: bool = Field(
+        False, description="Leave out biases, and constants that are added, so that they absorb no relevance."
+    )
     fold_batch_normalization: bool = Field(
         True, description="Fold batch normalisations into the layers before them first."
     )
 
 
 class Lrp(plugin.GraphMethod):
-    """Relevance per cell. Its convergence delta is Σ relevance − f(x): what biases and ε absorbed, with its sign.
+    """Relevance per cell. Its convergence delta, Σ relevance − f(x), is the negative of what biases and ε absorbed.
+
+    With ``zero_bias`` nothing is absorbed in networks of convolutions, products, pools and ReLUs, but for units that
+    nothing but their bias makes active. Norms, softmax and gates keep relevance of their own.
 
     Source: Bach et al. (2015); the composite of Montavon et al. (2019): ε in dense layers, γ in convolutions.
     """

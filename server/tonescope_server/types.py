@@ -148,7 +148,8 @@ class Attribution:
         tone_layout: id of the tone table whose rows ``tones`` has.
         cells: attribution per input cell, of the input's own shape ``(batch, …)``; None for a method that is defined
             per tone only.
-        convergence_delta: ``Σ cells − (f(x) − f(baseline))`` per window; None for a method that has none.
+        convergence_delta: ``Σ cells − (f(x) − f(baseline))`` per window; of relevance (``lrp``) ``Σ cells − f(x)``,
+            the negative of what biases absorbed; None for a method that has none.
         null_tone_share: the part of Σ|attribution| on tones that carry no signal, per window, in [0, 1]; NaN where the
             attribution is zero everywhere; None where the tone table marks no tone as null.
         method: the method's name.

@@ -44,7 +44,8 @@ class Estimate:
     Attributes:
         cells: attribution per input cell, ``(batch, *input shape)``; None for a method defined per tone only.
         tones: attribution per tone, ``(batch, n_tones)``; None means the sum of the cells of each tone.
-        convergence_delta: ``Σ cells − (f(x) − f(baseline))``, ``(batch,)``; None where the method has none.
+        convergence_delta: ``Σ cells − (f(x) − f(baseline))``, ``(batch,)``, or for relevance ``Σ cells − f(x)``; None
+            where the method has none.
         units: attribution per group of cells, ``(batch, n_units)``, for a method that attributes groups.
         standard_error: of the per-tone attribution, ``(batch, n_tones)``, for a sampled estimate.
     """

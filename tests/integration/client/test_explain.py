@@ -10,6 +10,7 @@ import pytest
 import tonescope
 from tonescope import errors
 from tonescope_server import Explainer
+from tonescope_server.demo import store_path
 
 
 @pytest.mark.parametrize("method", ["input_x_gradient", "integrated_gradients", "occlusion", "subcarrier_saliency"])
@@ -82,3 +83,14 @@ def test_models_and_methods_are_described(client: tonescope.Client) -> None:
     assert "1704.02685" in rule_sets["deep_lift"].source
     assert rule_sets["deep_lift"].version == methods["deep_lift"].version
     assert [name for name, rules in sorted(rule_sets.items()) if rules.relevance] == ["attn_lrp", "lrp"]
+
+
+def test_what_biases_absorbed_of_the_relevance_is_reported(start_daemon) -> None:
+    x = np.random.default_rng(5).standard_normal((3, 64, 20)).astype(np.float32)
+    here = Explainer.load("people_count", store=store_path()).explain(x, method="lrp", target=1)
+    assert here.convergence_delta is not None
+    assert (np.abs(here.convergence_delta) > 1e-3 * np.abs(here.score)).all()  # it has biases
+    with tonescope.Client(start_daemon(store=store_path()).address) as client:
+        there = client.explain(x, model="people_count", method="lrp", target=1)
+    np.testing.assert_array_equal([each.convergence_delta for each in there], here.convergence_delta)
+    assert there[0].rule_set == "lrp"

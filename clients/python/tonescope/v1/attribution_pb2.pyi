@@ -424,7 +424,9 @@ class Explanation(_message.Message):
     tone_layout: _builtins.str
     """The id of the tone table whose rows `tones` has."""
     convergence_delta: _builtins.float
-    """Σ cells − (f(x) − f(baseline)); absent for a method that has none."""
+    """Σ cells − (f(x) − f(baseline)); of relevance (lrp) Σ cells − f(x), the negative of what biases absorbed; absent for
+    a method that has none.
+    """
     null_tone_share: _builtins.float
     """The part of Σ|attribution| on tones that carry no signal, in [0, 1]; absent where no tone is known to be null,
     and where the attribution is zero everywhere.

@@ -21,6 +21,7 @@ from tonescope_server.gradients.rule_sets.relevance.shares import (
     passed_by_first,
     passed_on,
     proportional,
+    proportional_unmasked,
     stabilised,
 )
 from tonescope_server.gradients.rule_sets.standard import STANDARD
@@ -45,7 +46,8 @@ class LrpSettings:
         epsilon: what stabilises a denominator, times its sign; sign(0) = +1.
         gamma: how much more the contributions of the result's own sign count under the γ rule.
         alpha: the share of positive contributions under αβ; that of negative ones is ``alpha − 1``.
-        zero_bias: leave biases out of every denominator, so that they absorb no relevance.
+        zero_bias: leave the biases of layers, and constants that are added or that a batch normalisation adds, out of
+            every denominator, so that they absorb no relevance.
     """
 
     dense: LayerRule = "epsilon"
@@ -69,6 +71,8 @@ def lrp(settings: LrpSettings, name: str = "lrp") -> RuleSet:
     """
     rules = {
         **{op: proportional(STANDARD.rules[op], settings.epsilon) for op in _PROPORTIONAL},
+        **{op: proportional_unmasked(STANDARD.rules[op], settings.epsilon) for op in ("Softmax", "LogSoftmax")},
+        **{op: _shifted(STANDARD.rules[op], settings) for op in ("Add", "Sub", "Sum", "BatchNormalization")},
         **{op: _layer(STANDARD.rules[op], settings) for op in LAYERS},
         **dict.fromkeys((*_PASSED, *unary.RULES, *_ACTIVATIONS), passed_on),
         "Mul": _product(STANDARD.rules["Mul"], settings.epsilon),
@@ -271,6 +275,20 @@ def _keeps_shape(ctx: Context, node: ir.Node) -> bool:
     return ctx.dims(required(own)) == ctx.dims(node.outputs[0])
 
 
+def _shifted(standard: Rule, settings: LrpSettings) -> Rule:
+    """Make the rule of a sum: in proportion; a constant among its terms is a bias, as exporters write MatMul's."""
+    shared = proportional(standard, settings.epsilon)
+
+    def rule(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
+        """``x · Jᵀ(R / (z + ε·sign z))``; all to the only operand that is no bias, where biases are left out."""
+        if not settings.zero_bias or sum(ctx.need(v) for v in node.inputs) != 1:
+            return shared(ctx, node, relevance)
+        given, result = required(relevance[0]), node.outputs[0]
+        return [ctx.unbroadcast(given, v, result) if v is not None and ctx.need(v) else None for v in node.inputs]
+
+    return rule
+
+
 def _quotient(standard: Rule, epsilon: float) -> Rule:
     """Make the rule of a quotient: a denominator that depends on the input is refused."""
     shared = proportional(standard, epsilon)
@@ -298,8 +316,8 @@ _CENTRED = {
     "MeanVarianceNormalization": normalization.mean_variance,
 }
 _PROPORTIONAL = (
-    "Add", "Sub", "Sum", "Mean", "BatchNormalization", "GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum",
-    "MaxPool", "Expand", "CumSum", "Resize", "Softmax", "LogSoftmax",
+    "Mean", "GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum",
+    "MaxPool", "Expand", "CumSum", "Resize",
 )  # fmt: skip
 
 LRP = lrp(DEFAULTS)

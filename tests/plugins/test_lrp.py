@@ -1,0 +1,88 @@
+"""LRP conserves the target's value, but for what biases absorb, and that is reported."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests import families
+from tonescope_server import Explainer, Target
+
+SIZES = (6, 9, 7, 3)
+# Relevance is float32, and denominators near zero make single cells many times as large as what they add up to.
+ROUNDING = 1e-4
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    """A dense network with biases; and the same without any, whose last cell, always 1, carries them."""
+    random, folder = np.random.default_rng(0), tmp_path_factory.mktemp("dense")
+    weights = [random.standard_normal(shape).astype(np.float32) for shape in pairwise(SIZES)]
+    biases = [random.standard_normal(size).astype(np.float32) for size in SIZES[1:]]
+    carried = []
+    for weight, bias in zip(weights, biases, strict=True):
+        below = np.vstack([weight, bias])
+        one = np.zeros((len(below), 1), np.float32)
+        one[-1] = 1.0  # which the ReLUs leave as it is
+        carried.append(below if weight is weights[-1] else np.hstack([below, one]))
+    return saved(folder / "biased.onnx", weights, biases), saved(folder / "carried.onnx", carried, None)
+
+
+def saved(path, weights, biases):
+    nodes, constants, x = [], [], "x"
+    for number, weight in enumerate(weights):
+        operands = [(f"w{number}", weight), *([] if biases is None else [(f"b{number}", biases[number])])]
+        constants += [numpy_helper.from_array(array, name) for name, array in operands]
+        last = number == len(weights) - 1
+        nodes.append(helper.make_node("Gemm", [x, *(name for name, _ in operands)], ["y" if last else f"a{number}"]))
+        if not last:
+            nodes.append(helper.make_node("Relu", [f"a{number}"], [f"h{number}"]))
+            x = f"h{number}"
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+        for name, size in (("x", len(weights[0])), ("y", weights[-1].shape[1]))
+    ]
+    graph = helper.make_graph(nodes, "dense", values[:1], values[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return Explainer.load(path)
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "gamma", "z_plus"])
+def test_the_delta_is_what_the_biases_absorbed(dense, rule):
+    """A bias is a weight of a cell that is always 1: what that cell gets is what the biases get."""
+    biased, carried = dense
+    x = np.random.default_rng(1).standard_normal((5, SIZES[0])).astype(np.float32)
+    with_one = np.hstack([x, np.ones((5, 1), np.float32)])
+    found, whole = (e.explain(v, "lrp", 1, dense=rule) for e, v in ((biased, x), (carried, with_one)))
+    np.testing.assert_allclose(found.score, whole.score, rtol=1e-5)
+    mass = np.abs(whole.cells).sum(axis=1)
+    np.testing.assert_allclose(found.cells, whole.cells[:, :-1], atol=ROUNDING * mass.max(), rtol=0)
+    absorbed = whole.cells[:, -1]
+    assert (np.abs(absorbed) > 0.01 * mass).all()  # else nothing would be reported
+    assert (np.abs(found.convergence_delta + absorbed) <= ROUNDING * mass).all()
+    assert (np.abs(whole.convergence_delta) <= ROUNDING * mass).all()
+
+
+# Convolutions, pools, products and ReLUs. Elsewhere normalisations, softmax, gates, and units that only their bias
+# makes active keep relevance too.
+CONSERVING = ("count_net", "lenet", "resnet", "tcn", "unet")
+
+
+@pytest.mark.parametrize("name", CONSERVING)
+def test_relevance_is_conserved_where_biases_are_left_out(tmp_path, name):
+    """MatMul's bias is an Add of its own, a batch normalisation's is folded into the convolution before it."""
+    onnx.save(families.FAMILIES[name](), tmp_path / f"{name}.onnx")
+    explainer = Explainer.load(tmp_path / f"{name}.onnx")
+    x = np.random.default_rng(1).standard_normal((3, *explainer.model.input.shape[1:])).astype(np.float32)
+    for folded in (True, False):
+        left_out, kept = (
+            explainer.explain(x, "lrp", Target.element(2), zero_bias=zero, fold_batch_normalization=folded)
+            for zero in (True, False)
+        )
+        mass = np.abs(left_out.cells).reshape(3, -1).sum(axis=1)
+        assert (np.abs(left_out.convergence_delta) <= ROUNDING * mass).all()
+        assert (np.abs(kept.convergence_delta) > 10 * ROUNDING * mass).any()
