@@ -232,6 +232,8 @@ class Explainer:
             UnknownTensorError: no such value; the message lists some.
         """
         windows, several = checked(self.model, x), [at] if isinstance(at, str) else list(at)
+        if not several:
+            raise UnknownTensorError("at: expected at least one name, got an empty list")
         found = jacobian(self, windows, targets, [self._value(name) for name in several], rule_set)
         return found[0] if isinstance(at, str) else dict(zip(several, found, strict=True))
 

@@ -42,7 +42,7 @@ def jacobian(
         explainer: compiles.
         x: windows, as ``engine.windows.checked`` returns them.
         targets: what is differentiated; None means every element of the model's first output.
-        names: of values in the model's graph.
+        names: of values in the model's graph, at least one.
         rule_set: backward rules by name.
 
     Returns:
@@ -52,8 +52,6 @@ def jacobian(
         TargetError: no target, or one that the model does not have; nothing was run.
     """
     count, resolve = _chosen(explainer, targets)
-    if not names:
-        return []
     fold = len(x) <= FOLDED_WINDOWS
     size = max(ROWS_PER_RUN // len(x), 1) if fold else TARGETS_PER_GRAPH
     made: list[FloatArray] = []

@@ -198,7 +198,7 @@ def test_a_windows_gradient_does_not_depend_on_its_batch(cases, name):
     case = cases(name)
     many = case.windows(64, seed=3)
     together = case.explainer.gradient(many, Target.element(1))
-    for index in (0, 17, 63):
+    for index in range(64):
         alone = case.explainer.gradient(many[index : index + 1], Target.element(1))[0]
         np.testing.assert_allclose(together[index], alone, atol=1e-6 * np.abs(alone).max(), rtol=0)
 
