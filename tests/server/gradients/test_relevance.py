@@ -43,11 +43,11 @@ def relevance(model, x, weights, rule_set=LRP):
     return dict(zip(names, session.run(None, {"x": x, "weights:0": weights}), strict=True))
 
 
-def chain(make_case, nodes, constants, shape):
+def chain(make_case, nodes, constants, shape, opset=23):
     """Nodes from ``x`` to ``o``, flattened."""
-    made = [helper.make_node(op, i.split(), o.split(), name=f"node_{o.split()[0]}", **a) for op, i, o, a in nodes]
+    made = [helper.make_node(op, i.split(" "), o.split(), name=f"node_{o.split()[0]}", **a) for op, i, o, a in nodes]
     made.append(helper.make_node("Flatten", ["o"], ["y"], axis=1))
-    return make_case(made, shape, constants, dtype=TensorProto.FLOAT, opset=23)
+    return make_case(made, shape, constants, dtype=TensorProto.FLOAT, opset=opset)
 
 
 def over(part, whole):
@@ -66,6 +66,9 @@ NO_BIAS = {
     "LpNormalization": ([("LpNormalization", "x", "o", {"axis": 1})], {}),
     "ReduceL1": ([("ReduceL1", "x a", "o", {"keepdims": 0})], AXES),
     "ReduceL2": ([("ReduceL2", "x a", "o", {})], AXES),
+    "LpPool": ([("LpPool", "x", "o", {"kernel_shape": [2], "strides": [2], "p": 3})], {}),
+    "GlobalLpPool": ([("GlobalLpPool", "x", "o", {})], {}),
+    "DFT": ([("Unsqueeze", "x u", "p", {}), ("DFT", "p  i", "o", {})], {"u": np.array([3]), "i": np.array(2)}),
     "ReduceLogSumExp": ([("ReduceLogSumExp", "x a", "o", {})], AXES),
     "ReduceProd": ([("ReduceProd", "x a", "o", {"keepdims": 0})], AXES),
     "ReduceMax": ([("ReduceMax", "x a", "o", {"keepdims": 0})], AXES),
@@ -79,7 +82,8 @@ NO_BIAS = {
 def test_an_operator_without_a_bias_conserves_relevance(make_case, name, rule_set):
     nodes, constants = NO_BIAS[name]
     x = random(6, 4, 5, seed=7)
-    model = chain(make_case, nodes, constants, (4, 5))
+    opset = 21 if name == "GlobalLpPool" else 23  # ONNX Runtime 1.31 has no newer one
+    model = chain(make_case, nodes, constants, (4, 5), opset)
     size = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0].shape[1]
     found = relevance(model, x, random(6, size, seed=9), rule_set)
     kept = found["found"].reshape(6, -1).astype(np.float64).sum(1)
@@ -231,3 +235,27 @@ def test_an_exponent_that_depends_on_the_input_is_refused_by_name(make_case):
     model = chain(make_case, [("Abs", "x", "p", {}), ("Pow", "p x", "o", {})], {}, (4, 5))
     with pytest.raises(UnsupportedOperatorError, match=r"Pow.*node_o.*'lrp'.*second operand"):
         relevance(model, random(1, 4, 5), np.ones((1, 20), np.float32))
+
+
+@pytest.mark.parametrize("rule_set", [LRP, ATTN_LRP], ids=["lrp", "attn_lrp"])
+def test_what_attention_masks_gets_no_relevance(make_case, rule_set):
+    """As if the masked key were not there: it comes in as −∞, and −∞ times no share is not a number."""
+
+    def attention(keys, mask):
+        nodes = [
+            ("MatMul", "x wq", "q", {}), ("Slice", "x none keys one", "kept", {}), ("MatMul", "kept wk", "k", {}),
+            ("MatMul", "kept wv", "v", {}), ("Attention", "q k v mask", "o", {"q_num_heads": 2, "kv_num_heads": 2}),
+        ]  # fmt: skip
+        constants = {f"w{n}": random(4, 4, seed=i) for i, n in enumerate("qkv")}
+        constants |= {"none": np.array([0]), "keys": np.array([keys]), "one": np.array([1]), "mask": mask}
+        return chain(make_case, nodes, constants, (5, 4))
+
+    x, weights = random(2, 5, 4, seed=5), random(2, 20, seed=6)
+    masked = np.ones((5, 5), bool)
+    masked[:, 4] = False
+    got, want = (relevance(attention(*a), x, weights, rule_set)["found"] for a in ((5, masked), (4, masked[:, :4])))
+    assert np.abs(want).max() > 1e-2
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+    masked[2] = False  # a query that may look nowhere says nothing
+    whole = relevance(attention(5, masked), x, weights, rule_set)["found"]
+    assert np.isfinite(whole).all()

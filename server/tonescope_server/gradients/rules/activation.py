@@ -50,11 +50,23 @@ def tanh(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Val
 
 
 def softmax(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """``y·(g − Σ g·y)`` along the axis."""
+    """``y·(g − Σ g·y)`` along the axis; 0 for a row masked as a whole, if a Where after it chooses."""
     y = node.outputs[0]
+    if is_mended(y):
+        y = ctx.op("Where", ctx.op("IsNaN", y), ctx.scalar(0.0, y), y)
     weighted = ctx.op("Mul", cotangents[0], y)
     total = ctx.op("ReduceSum", weighted, ctx.ints([ctx.attribute(node, "axis", -1)]), keepdims=1)
     return [ctx.op("Mul", y, ctx.op("Sub", cotangents[0], total))]
+
+
+def is_mended(value: ir.Value) -> bool:
+    """Tell whether a Where chooses between a softmax and something else, as ONNX's own Attention does.
+
+    A row of nothing but −∞ has no softmax; what is put in its place does not depend on it, and zero times NaN is NaN.
+    """
+    readers = [n.op_type for n, i in value.uses() if n.op_type != "Where" or i > 0]
+    further = (n.outputs[0] for n, _ in value.uses() if n.op_type in ("Cast", "CastLike", "Identity"))
+    return "Where" in readers or any(is_mended(v) for v in further)
 
 
 def log_softmax(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:

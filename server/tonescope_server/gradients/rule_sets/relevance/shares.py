@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.rule_set import Cotangents, Rule
+from tonescope_server.gradients.rules.activation import is_mended
 from tonescope_server.gradients.rules.elementwise import required
 
 
@@ -39,6 +40,21 @@ def proportional(standard: Rule, epsilon: float) -> Rule:
         z = node.outputs[0]
         share = ctx.typed(ctx.op("Div", relevance[0], stabilised(ctx, z, epsilon)), z)
         return [times(ctx, v, c) for v, c in zip(node.inputs, back(ctx, standard, node, share), strict=False)]
+
+    return rule
+
+
+def proportional_unmasked(standard: Rule, epsilon: float) -> Rule:
+    """Make the ε rule of a softmax: what is masked, −∞ before it, gets nothing; not −∞ times zero."""
+
+    def rule(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
+        """``x · Jᵀ(R / (y + ε·sign y))``, and nothing for what is masked."""
+        x, y = required(node.inputs[0]), node.outputs[0]
+        share = ctx.op("Div", relevance[0], stabilised(ctx, y, epsilon))
+        if is_mended(y):
+            share = ctx.op("Where", ctx.op("IsNaN", y), ctx.scalar(0.0, y), share)
+        finite = ctx.op("Where", ctx.op("IsInf", x), ctx.scalar(0.0, x), x)
+        return [ctx.op("Mul", finite, back(ctx, standard, node, ctx.typed(share, y))[0])]
 
     return rule
 
