@@ -60,6 +60,10 @@ CASES = {
     "ReduceL1": ([("ReduceL1", "x a", "o", {"keepdims": 0})], AXES, (4, 5)),
     "ReduceL2": ([("ReduceL2", "x a", "o", {})], AXES, (4, 5)),
     "ReduceLogSumExp": ([("ReduceLogSumExp", "x a", "o", {"keepdims": 0})], AXES, (4, 5)),
+    "LpPool": ([("LpPool", "x", "o", {"kernel_shape": [3], "strides": [2], "pads": [1, 0], "p": 3})], {}, (4, 6)),
+    "GlobalLpPool": ([("GlobalLpPool", "x", "o", {})], {}, (4, 5)),
+    "DFT": ([("Unsqueeze", "x u", "p", {}), ("DFT", "p  i", "o", {"onesided": 1})],
+            {"u": np.array([3]), "i": np.array(2)}, (4, 6)),
     "Max of three": ([("Sin", "x", "p", {}), ("Max", "x p c", "o", {})], {"c": random(4, 1, seed=3)}, (4, 5)),
     "Min of three": ([("Sin", "x", "p", {}), ("Min", "x p c", "o", {})], {"c": random(4, 1, seed=3)}, (4, 5)),
     "Mod": ([("Mod", "x c", "o", {"fmod": 1})], {"c": np.float32(0.7)}, (4, 5)),
@@ -83,7 +87,7 @@ def model_of(make_case, name):
     nodes, constants, shape = CASES[name]
     before = [("Mul", "input c0", "m0", {}), ("Add", "m0 c1", "x", {})]  # every element at a scale of its own
     made = [
-        helper.make_node(op, i.replace("input", "x_in").split(), o.split(), name=f"node_{o.split()[0]}", **a)
+        helper.make_node(op, i.replace("input", "x_in").split(" "), o.split(), name=f"node_{o.split()[0]}", **a)
         for op, i, o, a in [*before, *nodes]
     ]
     for node in made:
@@ -93,8 +97,9 @@ def model_of(make_case, name):
         helper.make_node("Flatten", ["o"], ["flat"], axis=1),
         helper.make_node("Identity", ["flat"], ["y"]),
     ]
+    opset = 21 if name == "GlobalLpPool" else 24  # ONNX Runtime 1.31 has no newer one
     more = {"c0": random(*shape, seed=31) * 0.3 + 1, "c1": random(*shape, seed=32) * 0.3}
-    return make_case(made, shape, {**constants, **more}, dtype=TensorProto.FLOAT, opset=24), shape
+    return make_case(made, shape, {**constants, **more}, dtype=TensorProto.FLOAT, opset=opset), shape
 
 
 def multipliers(model, rule_set, x, weights, reference):

@@ -128,6 +128,22 @@ def test_a_tie_goes_to_the_first_maximum_in_row_major_order(make_case):
     np.testing.assert_array_equal(got[0, 0], [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
 
 
+def test_indices_that_the_model_counts_by_columns_are_left_to_it(make_case):
+    x, cotangent = distinct((4, 6)), np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)[:, :, :2, :3] + 1
+    found = []
+    for order in (0, 1):
+        node = helper.make_node(
+            "MaxPool", ["x"], ["y", "i"], kernel_shape=[2, 2], strides=[2, 2], storage_order=order, name="pool"
+        )
+        model = make_case([node], (2, 4, 6), dtype=TensorProto.FLOAT)
+        model.graph.output.append(helper.make_tensor_value_info("i", TensorProto.INT64, None))
+        both = ort.InferenceSession(ir.to_proto(differentiate(ir.from_proto(model), ["x"])).SerializeToString())
+        found.append(both.run(["gradient:x", "i"], {"x": x, "cotangent:y": cotangent}))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert (found[0][1] != found[1][1]).any()
+    assert np.count_nonzero(found[0][0]) == 12
+
+
 def test_overlapping_windows_with_one_maximum_add_up(make_case):
     node = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[3], strides=[1])
     model = make_case([node], (1, 5), dtype=TensorProto.FLOAT)

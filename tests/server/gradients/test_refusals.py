@@ -39,7 +39,6 @@ def of_x(op_type, *inputs, outputs=("y",), **attributes):
         (of_x("DequantizeLinear", "q", "s"), {"q": np.ones(3, np.int8)}, (2, 3), "scale"),
         (of_x("Dropout", "x", "r", "t"), {"r": np.float32(0.5), "t": np.array(True)}, (2, 3), "training_mode"),
         (of_x("LayerNormalization", "x", "w", outputs=["n", "y"]), {"w": np.ones(3, np.float32)}, (2, 3), "Mean"),
-        (of_x("MaxPool", "x", kernel_shape=[2], storage_order=1), {}, (1, 1, 4), "storage_order"),
     ],
 )
 def test_operand_or_mode_without_a_rule_is_refused_by_name(nodes, constants, shape, why):

@@ -317,7 +317,7 @@ _CENTRED = {
 }
 _PROPORTIONAL = (
     "Mean", "GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum",
-    "MaxPool", "Expand", "CumSum", "Resize",
+    "MaxPool", "LpPool", "GlobalLpPool", "Expand", "CumSum", "Resize", "DFT", "STFT",
 )  # fmt: skip
 
 LRP = lrp(DEFAULTS)

@@ -18,6 +18,7 @@ from tonescope_server.gradients.rules import (
     reduction,
     resampling,
     shape,
+    spectral,
     unary,
 )
 from tonescope_server.marker import hookimpl
@@ -39,6 +40,7 @@ STANDARD = RuleSet(
         **quantization.RULES,
         **recurrent.RULES,
         **resampling.RULES,
+        **spectral.RULES,
         **control_flow.RULES,
     },
     summary="The gradient itself.",

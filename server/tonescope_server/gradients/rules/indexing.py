@@ -60,16 +60,47 @@ def gather_elements(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequ
 
 def gather_nd(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """Add each picked slice back at its position."""
-    if ctx.attribute(node, "batch_dims", 0):
-        raise ctx.unsupported(node, "batch_dims other than 0")
     x, indices = required(node.inputs[0]), required(node.inputs[1])
+    batch = ctx.attribute(node, "batch_dims", 0)
+    if batch:
+        indices = _with_batch_positions(ctx, indices, batch)
     return [ctx.scattered("ScatterND", ctx.shape_of(x), indices, required(cotangents[0]), x)]
+
+
+def _with_batch_positions(ctx: Context, indices: ir.Value, batch: int) -> ir.Value:
+    """Put, in front of each position, which entry of the leading axes it belongs to."""
+    rest = ctx.rank(indices) - 1 - batch
+    ones = ctx.op("Expand", ctx.constant(np.int64(1)), ctx.op("Shape", indices, end=batch))
+    entries = ctx.op("Transpose", ctx.op("NonZero", ones), perm=[1, 0])
+    lead = ctx.op("Concat", ctx.op("Shape", indices, end=batch), ctx.ints([*[1] * rest, batch]), axis=0)
+    whole = ctx.op("Concat", ctx.op("Shape", indices, end=-1), ctx.ints([batch]), axis=0)
+    spread = ctx.op("Expand", ctx.op("Reshape", entries, lead), whole)
+    return ctx.op("Concat", spread, indices, axis=-1)
+
+
+def compress(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Put each slice that was kept back where it came from."""
+    x, condition, g = required(node.inputs[0]), required(node.inputs[1]), required(cotangents[0])
+    kept = ctx.op("Reshape", ctx.op("NonZero", condition), ctx.ints([-1]))
+    axis = ctx.attribute(node, "axis", None)
+    if axis is not None:
+        return [scatter_along(ctx, g, kept, x, axis % ctx.rank(x))]
+    size = ctx.op("Reshape", ctx.op("Size", x), ctx.ints([-1]))
+    return [ctx.reshape_like(ctx.scattered("ScatterElements", size, kept, g, x, axis=0), x)]
+
+
+def reverse_sequence(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """Reverse the same stretches again."""
+    axes = {name: ctx.attribute(node, name, default) for name, default in (("batch_axis", 1), ("time_axis", 0))}
+    return [ctx.op("ReverseSequence", cotangents[0], node.inputs[1], **axes)]
 
 
 def scatter_elements(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """What was overwritten gets nothing; what was put in, or added, gets the cotangent at its index."""
     data, indices, updates = (required(v) for v in node.inputs[:3])
     g, axis = required(cotangents[0]), ctx.attribute(node, "axis", 0)
+    if _reduction(ctx, node) in ("max", "min"):
+        return _scattered_extreme(ctx, node, g, "ScatterElements", "GatherElements", {"axis": axis})
     kept = g
     if _reduction(ctx, node) == "none":
         blank = ctx.op("Expand", ctx.scalar(0.0, updates), ctx.shape_of(updates))
@@ -82,6 +113,8 @@ def scatter_nd(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[
     """As for ScatterElements, by positions."""
     data, indices, updates = (required(v) for v in node.inputs[:3])
     g = required(cotangents[0])
+    if _reduction(ctx, node) in ("max", "min"):
+        return _scattered_extreme(ctx, node, g, "ScatterND", "GatherND", {})
     kept = g
     if _reduction(ctx, node) == "none":
         blank = ctx.op("Expand", ctx.scalar(0.0, updates), ctx.shape_of(updates))
@@ -90,10 +123,27 @@ def scatter_nd(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[
     return [kept if ctx.need(data) else None, None, put]
 
 
+def _scattered_extreme(
+    ctx: Context, node: ir.Node, g: ir.Value, scatter: str, gather: str, where: dict[str, int]
+) -> Sequence[ir.Value | None]:
+    """Give to whatever became the maximum (minimum) of its place, in equal parts where several did."""
+    data, indices, updates = (required(v) for v in node.inputs[:3])
+    y, kind = node.outputs[0], int(ctx.dtype(data))
+    stayed = ctx.op("Cast", ctx.op("Equal", data, y), to=kind)
+    came = ctx.op("Cast", ctx.op("Equal", updates, ctx.op(gather, y, indices, **where)), to=kind)
+    count = ctx.op("Add", stayed, ctx.scattered(scatter, ctx.shape_of(data), indices, came, data, **where))
+    each = ctx.op("Div", g, count)
+    return [
+        ctx.op("Mul", each, stayed) if ctx.need(data) else None,
+        None,
+        ctx.op("Mul", ctx.op(gather, each, indices, **where), came) if ctx.need(updates) else None,
+    ]
+
+
 def _reduction(ctx: Context, node: ir.Node) -> str:
     reduction = str(ctx.attribute(node, "reduction", "none"))
-    if reduction not in ("none", "add"):
-        raise ctx.unsupported(node, f"reduction '{reduction}': expected none or add")
+    if reduction not in ("none", "add", "max", "min"):
+        raise ctx.unsupported(node, f"reduction '{reduction}': expected none, add, max or min")
     return reduction
 
 
@@ -268,6 +318,8 @@ RULES: dict[str, Rule] = {
     "Gather": gather,
     "GatherElements": gather_elements,
     "GatherND": gather_nd,
+    "Compress": compress,
+    "ReverseSequence": reverse_sequence,
     "ScatterElements": scatter_elements,
     "ScatterND": scatter_nd,
     "Slice": slice_,

@@ -48,13 +48,12 @@ def max_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir
     equals the maximum is wrong.
     """
     x, g = required(node.inputs[0]), required(cotangents[0])
-    if ctx.attribute(node, "storage_order", 0):
-        raise ctx.unsupported(node, "storage_order 1: its Indices are column-major")
-    shape = geometry(ctx, node, x, tuple(ctx.attribute(node, "kernel_shape")))
-    _refuse_window_in_padding(ctx, node, shape)
+    shape = checked_windows(ctx, node)
     channels = ctx.dims(x)[1]
     if isinstance(channels, int) and comparisons(channels, shape) >= MANY_COMPARISONS:
         return [by_first_match(ctx, x, node.outputs[0], g, shape)]
+    if ctx.attribute(node, "storage_order", 0):
+        node = _row_major(ctx, node)
     if len(node.outputs) == 1:
         node.resize_outputs(2)
         node.outputs[1].name = f"{node.outputs[0].name}:indices"
@@ -65,6 +64,42 @@ def max_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir
     places = ctx.op("Reshape", node.outputs[1], flat)
     summed = ctx.scattered("ScatterElements", length, places, ctx.op("Reshape", g, flat), x, axis=0)
     return [ctx.reshape_like(summed, x)]
+
+
+def _row_major(ctx: Context, node: ir.Node) -> ir.Node:
+    """Emit the same pool with its Indices counted by rows; those of the node itself are the model's."""
+    kept = [a for a in node.attributes.values() if a.name != "storage_order"]
+    twin = ir.Node(node.domain, node.op_type, node.inputs, kept, num_outputs=2, name=f"{node.name}:row_major")
+    y = node.outputs[0]
+    for mine, kind in zip(twin.outputs, (ctx.dtype(y), ir.DataType.INT64), strict=True):
+        mine.shape, mine.type = y.shape, ir.TensorType(kind)
+    ctx.graph.append(twin)
+    return twin
+
+
+def lp_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``y = (Σ |x|ᵖ)^(1/p)``: ``sign x·|x|ᵖ⁻¹·Σ g·y¹⁻ᵖ`` over the windows that have the element, 0 where y is."""
+    x, y, p = required(node.inputs[0]), node.outputs[0], float(ctx.attribute(node, "p", 2))
+    shape = checked_windows(ctx, node)
+    spread = spread_over_windows(ctx, _norm_share(ctx, required(cotangents[0]), y, p), x, shape)
+    return [ctx.op("Mul", _power_slope(ctx, x, p), spread)]
+
+
+def global_lp_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """As for LpPool, over all positions."""
+    x, y, p = required(node.inputs[0]), node.outputs[0], float(ctx.attribute(node, "p", 2))
+    return [ctx.op("Mul", _power_slope(ctx, x, p), _norm_share(ctx, required(cotangents[0]), y, p))]
+
+
+def _power_slope(ctx: Context, x: ir.Value, p: float) -> ir.Value:
+    return ctx.op("Mul", ctx.op("Sign", x), ctx.op("Pow", ctx.op("Abs", x), ctx.scalar(p - 1, x)))
+
+
+def _norm_share(ctx: Context, g: ir.Value, y: ir.Value, p: float) -> ir.Value:
+    zero, one = ctx.scalar(0.0, y), ctx.scalar(1.0, y)
+    is_zero = ctx.op("Equal", y, zero)
+    share = ctx.op("Mul", g, ctx.op("Pow", ctx.op("Where", is_zero, one, y), ctx.scalar(1 - p, y)))
+    return ctx.op("Where", is_zero, zero, share)
 
 
 def average_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
@@ -84,10 +119,10 @@ def average_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequenc
                 coordinate_transformation_mode="asymmetric",
             )
         ]  # fmt: skip
-    return [_spread(ctx, share, x, shape)]
+    return [spread_over_windows(ctx, share, x, shape)]
 
 
-def _spread(ctx: Context, share: ir.Value, x: ir.Value, shape: Geometry) -> ir.Value:
+def spread_over_windows(ctx: Context, share: ir.Value, x: ir.Value, shape: Geometry) -> ir.Value:
     """Add ``share`` to every element of its window, channel by channel: a transposed convolution with ones.
 
     Channels are moved into the batch axis: one dense kernel is far faster than a depthwise ConvTranspose.
@@ -107,6 +142,13 @@ def _spread(ctx: Context, share: ir.Value, x: ir.Value, shape: Geometry) -> ir.V
     else:
         full = window_of(ctx, full, x, shape)
     return ctx.reshape_like(full, x)
+
+
+def checked_windows(ctx: Context, node: ir.Node) -> Geometry:
+    """Return where a pool's windows lie; refuses one that lies in the padding as a whole."""
+    shape = geometry(ctx, node, required(node.inputs[0]), tuple(ctx.attribute(node, "kernel_shape")))
+    _refuse_window_in_padding(ctx, node, shape)
+    return shape
 
 
 def _refuse_window_in_padding(ctx: Context, node: ir.Node, shape: Geometry) -> None:
@@ -151,4 +193,6 @@ RULES: dict[str, Rule] = {
     "GlobalMaxPool": global_max_pool,
     "MaxPool": max_pool,
     "AveragePool": average_pool,
+    "LpPool": lp_pool,
+    "GlobalLpPool": global_lp_pool,
 }

@@ -166,6 +166,69 @@ def _thresholded_relu(ctx: Context, node: ir.Node, x: ir.Value, y: ir.Value) -> 
     return ctx.op("Cast", ctx.op("Greater", x, alpha), to=int(ctx.dtype(x)))
 
 
+def _swish(ctx: Context, node: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
+    """``s·(1 + αx·(1 − s))`` with ``s = sigmoid αx``."""
+    one = ctx.scalar(1.0, x)
+    scaled = ctx.op("Mul", x, ctx.scalar(ctx.attribute(node, "alpha", 1.0), x))
+    s = ctx.op("Sigmoid", scaled)
+    return ctx.op("Mul", s, ctx.op("Add", one, ctx.op("Mul", scaled, ctx.op("Sub", one, s))))
+
+
+def _shrink(ctx: Context, node: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
+    """1 beyond λ on either side, 0 between."""
+    threshold = ctx.scalar(ctx.attribute(node, "lambd", 0.5), x)
+    return ctx.op("Cast", ctx.op("Greater", ctx.op("Abs", x), threshold), to=int(ctx.dtype(x)))
+
+
+def _tan(ctx: Context, node: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
+    """``1 + y²``."""
+    return ctx.op("Add", ctx.op("Mul", y, y), ctx.scalar(1.0, x))
+
+
+def _sinh(ctx: Context, node: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
+    """``cosh x``."""
+    return ctx.op("Cosh", x)
+
+
+def _cosh(ctx: Context, node: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
+    """``sinh x``."""
+    return ctx.op("Sinh", x)
+
+
+def _asin(ctx: Context, node: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
+    """``1/√(1 − x²)``."""
+    return _inverse_root(ctx, ctx.op("Sub", ctx.scalar(1.0, x), ctx.op("Mul", x, x)))
+
+
+def _acos(ctx: Context, node: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
+    """``−1/√(1 − x²)``."""
+    return ctx.op("Neg", _asin(ctx, node, x, y))
+
+
+def _asinh(ctx: Context, node: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
+    """``1/√(x² + 1)``."""
+    return _inverse_root(ctx, ctx.op("Add", ctx.op("Mul", x, x), ctx.scalar(1.0, x)))
+
+
+def _acosh(ctx: Context, node: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
+    """``1/√(x² − 1)``."""
+    return _inverse_root(ctx, ctx.op("Sub", ctx.op("Mul", x, x), ctx.scalar(1.0, x)))
+
+
+def _atan(ctx: Context, node: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
+    """``1/(1 + x²)``."""
+    return ctx.op("Reciprocal", ctx.op("Add", ctx.op("Mul", x, x), ctx.scalar(1.0, x)))
+
+
+def _atanh(ctx: Context, node: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
+    """``1/(1 − x²)``."""
+    return ctx.op("Reciprocal", ctx.op("Sub", ctx.scalar(1.0, x), ctx.op("Mul", x, x)))
+
+
+def _inverse_root(ctx: Context, value: ir.Value) -> ir.Value:
+    return ctx.op("Reciprocal", ctx.op("Sqrt", value))
+
+
 def _below(ctx: Context, x: ir.Value, bound: float) -> ir.Value:
     return ctx.op("Less", x, ctx.scalar(bound, x))
 
@@ -197,4 +260,15 @@ RULES: dict[str, Rule] = {
     "HardSwish": unary(_hard_swish),
     "Mish": unary(_mish),
     "ThresholdedRelu": unary(_thresholded_relu),
+    "Swish": unary(_swish),
+    "Shrink": unary(_shrink),
+    "Tan": unary(_tan),
+    "Sinh": unary(_sinh),
+    "Cosh": unary(_cosh),
+    "Asin": unary(_asin),
+    "Acos": unary(_acos),
+    "Atan": unary(_atan),
+    "Asinh": unary(_asinh),
+    "Acosh": unary(_acosh),
+    "Atanh": unary(_atanh),
 }

@@ -54,6 +54,14 @@ def _by_first(ctx: Context, node: ir.Node, cotangents: Cotangents) -> ir.Value:
     return unless_small(ctx, change, derivative, ctx.unbroadcast(ctx.op("Mul", g, quotient), x, node.outputs[0]))
 
 
+def scatter(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """The standard rule, where that is linear: a reduction by maximum, minimum or product is refused."""
+    reduction = ctx.attribute(node, "reduction", "none")
+    if reduction not in ("none", "add"):
+        raise ctx.unsupported(node, f"reduction '{reduction}': expected none or add")
+    return STANDARD.rules[node.op_type](ctx, node, cotangents)
+
+
 def choice(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """As a product with the condition; where that differs between the ends, the jump goes by |Δ| of the operands.
 

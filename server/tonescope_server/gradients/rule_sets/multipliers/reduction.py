@@ -8,8 +8,9 @@ import onnx_ir as ir
 
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.rule_set import Cotangents
-from tonescope_server.gradients.rule_sets.multipliers.differences import difference, mean_of, ratio
+from tonescope_server.gradients.rule_sets.multipliers.differences import difference, mean_of, ratio, slope
 from tonescope_server.gradients.rules.elementwise import required
+from tonescope_server.gradients.rules.pooling import checked_windows, spread_over_windows
 from tonescope_server.gradients.rules.reduction import kept, reduced_axes
 
 MOST_FACTORS = 64  # of a product: two chains of so many nodes are emitted
@@ -33,6 +34,21 @@ def reduce_l2(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[i
     both = ctx.op("Add", kept(ctx, node, y), kept(ctx, node, ctx.reference(y)))
     share = ratio(ctx, kept(ctx, node, required(cotangents[0])), both, ctx.scalar(0.0, x))
     return [ctx.op("Mul", share, ctx.op("Add", x, ctx.reference(x)))]
+
+
+def lp_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """The root of a sum of powers, both rescaled; over windows, or over all positions."""
+    x, y, p = required(node.inputs[0]), node.outputs[0], float(ctx.attribute(node, "p", 2))
+    one, power = ctx.scalar(1.0, x), ctx.scalar(p, x)
+    sums = [ctx.op("Pow", v, power) for v in (y, ctx.reference(y))]
+    root = ctx.op("Div", y, ctx.op("Mul", power, ctx.op("Where", ctx.op("Equal", y, ctx.scalar(0.0, y)), one, sums[0])))
+    share = ctx.op("Mul", cotangents[0], slope(ctx, [y, ctx.reference(y)], sums, root))
+    powers = [ctx.op("Pow", ctx.op("Abs", v), power) for v in (x, ctx.reference(x))]
+    below = ctx.op("Pow", ctx.op("Abs", x), ctx.scalar(p - 1, x))
+    derivative = ctx.op("Mul", ctx.op("Mul", power, ctx.op("Sign", x)), below)
+    if node.op_type == "LpPool":
+        share = spread_over_windows(ctx, ctx.typed(share, y), x, checked_windows(ctx, node))
+    return [ctx.op("Mul", share, slope(ctx, powers, [x, ctx.reference(x)], derivative))]
 
 
 def reduce_product(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
