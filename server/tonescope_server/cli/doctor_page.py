@@ -142,7 +142,8 @@ def _band(report: Report, made: Explained, reading: Reading, how: str) -> Band:
     n = len(folded)
     return Band(
         title=f"Where the model looks, {how}",
-        subtitle=f"{report.model.name[:LONGEST]} on {report.data.name[:LONGEST]}: mean |input × gradient| over {n} windows · "
+        subtitle=f"{report.model.name[:LONGEST]} on {report.data.name[:LONGEST]}: "
+        f"mean |input × gradient| over {n} windows · "
         f'order "{reading.cell_order}", layout "{reading.layout}" · normalisation {made.windows.normalisation}',
         table=client_table(reading.table),
         tones=folded.mean(axis=0),
