@@ -15,13 +15,14 @@ from types import ModuleType
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import gradients, input_x_gradient, jacobian, live, start, subcarrier_saliency
+from tests.bench import checks, gradients, input_x_gradient, jacobian, live, start, subcarrier_saliency
 from tests.bench.measure import Row, Section
 
 MEASUREMENTS: Mapping[str, ModuleType] = {
     "input_x_gradient": input_x_gradient,
     "subcarrier_saliency": subcarrier_saliency,
     "live": live,
+    "checks": checks,
     "start": start,
     "gradients": gradients,
     "jacobian": jacobian,

@@ -123,32 +123,34 @@ class Declared:
 def series_of(frames: Iterable[Frame | Skipped]) -> list[Series]:
     """Sort the frames of a recording into one series for each stream and frame length.
 
-    Streams are apart by node, transmitter, antenna and number of tones; the longest series comes first.
+    Streams are apart by node, transmitter, antenna and shape of frame; the longest series comes first.
     """
-    found: dict[tuple[StreamKey, int], list[tuple[Frame, FloatArray]]] = {}
+    found: dict[tuple[int, str, tuple[int, ...]], list[Frame]] = {}
     for frame in frames:
         if isinstance(frame, Frame):
-            amplitude = np.atleast_2d(frame.amplitude)
-            for rx, row in enumerate(amplitude):
-                key = ((frame.node_id, frame.transmitter, rx), row.shape[0])
-                found.setdefault(key, []).append((frame, row))
-    made = [_series(key, items) for (key, _), items in found.items()]
+            found.setdefault((frame.node_id, frame.transmitter, frame.values.shape), []).append(frame)
+    made = []
+    for (node, transmitter, shape), alike in found.items():
+        # All at once: taken one by one, the frames of a live stream would cost as much as all that is checked of them.
+        values = np.stack([frame.values for frame in alike])
+        amplitude = (np.abs(values) if values.dtype.kind == "c" else values).astype(np.float32, copy=False)
+        by_antenna = amplitude.reshape(len(alike), -1, shape[-1]).swapaxes(0, 1)
+        made += [_series((node, transmitter, rx), rows, alike) for rx, rows in enumerate(by_antenna)]
     return sorted(made, key=len, reverse=True)
 
 
-def _series(key: StreamKey, items: list[tuple[Frame, FloatArray]]) -> Series:
-    amplitude = np.stack([row for _, row in items])
-    follows = np.ones(len(items), dtype=np.bool_)
+def _series(key: StreamKey, amplitude: FloatArray, frames: list[Frame]) -> Series:
+    follows = np.ones(len(frames), dtype=np.bool_)
     follows[0] = False
-    times = [frame.capture_time_ns for frame, _ in items]
+    times = [frame.capture_time_ns for frame in frames]
     return Series(
         amplitude,
         np.arange(amplitude.shape[1]),
         follows,
         key,
         _column([None if t is None else t / 1e9 for t in times]),
-        _column([frame.rssi_dbm for frame, _ in items]),
-        _column([frame.agc_gain for frame, _ in items]),
+        _column([frame.rssi_dbm for frame in frames]),
+        _column([frame.agc_gain for frame in frames]),
     )
 
 

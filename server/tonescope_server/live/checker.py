@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 from tonescope_server.checks import Declared, Finding, Series, series_of
 from tonescope_server.checks.data import check_recording, check_windows
-from tonescope_server.checks.drift import FEWEST_WINDOWS, attribution_profile
+from tonescope_server.checks.drift import ATTRIBUTION_DRIFT, FEWEST_WINDOWS, INPUT_DRIFT, attribution_profile
+from tonescope_server.checks.gain import GAIN_STEPS
+from tonescope_server.checks.normalisation import WRONG_NORMALISATION
 from tonescope_server.checks.results import Answers, check_answers
 from tonescope_server.checks.series import Float64Array
 from tonescope_server.csi.frames import Frame
@@ -26,9 +28,12 @@ from tonescope_server.live.samples import Samples, Taken
 from tonescope_server.models.model import Model
 from tonescope_server.types import BoolArray
 
-FIRST_FRAMES, FRAMES_APART = 64, 1024  # of each node
-FIRST_WINDOWS, WINDOWS_APART = 32, 512  # of each node
+FIRST_FRAMES, FRAMES_APART = 64, 2048  # of each node
+FIRST_WINDOWS, WINDOWS_APART = 64, 1024  # of each node
 GROWTH = 4
+
+_DRIFT = {INPUT_DRIFT, ATTRIBUTION_DRIFT}
+_OF_LEVELS = {*_DRIFT, WRONG_NORMALISATION}
 
 
 class StreamChecker:
@@ -56,6 +61,8 @@ class StreamChecker:
         self._sent_normalised = agreement.window_normalisation == "none"
         self._of_windows = declared if self._sent_normalised else self._of_frames
         self._starts: dict[int, Float64Array] = {}
+        self._stepped: set[int | None] = set()
+        self._drifting: set[tuple[str, int | None]] = set()
         self._frames_apart, self._windows_apart = FIRST_FRAMES, FIRST_WINDOWS
 
     @property
@@ -96,7 +103,14 @@ class StreamChecker:
         unsound = {finding.node_id for finding in found}
         for node, taken in answers.items():
             found += self._check_answers(node, taken, sound=node not in unsound)
-        return found
+        return self._settled(found)
+
+    def _settled(self, found: list[Finding]) -> list[Finding]:
+        """Leave out what a look at so few frames may mistake: levels after steps of gain, and drift seen but once."""
+        self._stepped |= {each.node_id for each in found if each.code == GAIN_STEPS}
+        found = [each for each in found if each.code not in _OF_LEVELS or each.node_id not in self._stepped]
+        before, self._drifting = self._drifting, {(each.code, each.node_id) for each in found if each.code in _DRIFT}
+        return [each for each in found if each.code not in _DRIFT or (each.code, each.node_id) in before]
 
     def _check_answers(self, node: int, taken: Taken, *, sound: bool) -> list[Finding]:
         start = self._starts.get(node)
