@@ -232,6 +232,27 @@ def test_an_order_that_the_models_gradient_contradicts_is_doubted_though_frames_
     assert entry(report, "ORDER_DOUBTED").manifest == '[input]\ncell_order = "tone_frame"'
 
 
+def test_attribution_that_moved_is_told_of_sound_data_only(with_manifest, declared):
+    profile = [0.0] * 63 + [1.0]
+    moved = with_manifest(
+        (
+            '[[outputs]]\nname = "count',
+            f'[reference]\nmethod = "input_x_gradient"\nattribution = {profile}\n\n[[outputs]]\nname = "count',
+        )
+    )
+    sound = examine(moved, dataset_of(CLEAN["clean windows"](2, declared)))
+    assert "ATTRIBUTION_DRIFT" in found(sound)
+    assert "ATTRIBUTION_DRIFT" not in found(examine(moved, dataset_of(FAULTS["FRAME_MAJOR"](2, declared))))
+
+
+def test_windows_that_should_be_normalised_and_are_not_are_told_unless_they_are_normalised_here(demo_model, declared):
+    raw = dataset_of(FAULTS["WRONG_NORMALISATION"](0, declared))
+    assert raw.is_raw
+    wrong = entry(examine(demo_model, raw), "WRONG_NORMALISATION")
+    assert (wrong.finding.node_id, wrong.manifest) == (None, '[normalisation]\nkind = "recording"')
+    assert examine(demo_model, raw, "manifest").entries == ()
+
+
 def test_classes_that_were_never_trained_are_told(with_manifest):
     partly = with_manifest(("trained_classes = [0, 1, 2, 3]", "trained_classes = [0, 1]"))
     report = examine(partly, read_dataset(recording_path(), partly))
