@@ -39,6 +39,7 @@ class Context:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self._counts: dict[str, int] = {}
         self._needed: set[ir.Value] = set()
+        self._one_hot: dict[ir.Value, ir.Value] = {}
         self._unexpanded: set[ir.Value] = set()
         self._scaled: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
         self._references: dict[ir.Value, ir.Value] = {}
@@ -235,6 +236,15 @@ class Context:
     def unscaled(self, value: ir.Value) -> tuple[ir.Value, ir.Value | None]:
         """Return what a value was before a factor per channel, and that factor, where there is one."""
         return self._scaled.get(value, (value, None))
+
+    def mark_one_hot(self, value: ir.Value, index: ir.Value) -> ir.Value:
+        """Say that each row of ``value`` is one at that row's ``index`` and zero elsewhere."""
+        self._one_hot[value] = index
+        return value
+
+    def one_hot_index(self, value: ir.Value) -> ir.Value | None:
+        """Return where each row's one is, if the rows are known to be one-hot: a product with them picks rows."""
+        return self._one_hot.get(value)
 
     def expanded(self, cotangent: ir.Value, primal: ir.Value) -> ir.Value:
         """Return the cotangent in its primal's full shape."""

@@ -28,7 +28,8 @@ def one_hot(context: Context, flat: ir.Value) -> ir.Value:
     best = context.op("ArgMax", flat, axis=1, keepdims=0)
     width = context.dims(flat)[1]
     depth = context.ints([width]) if isinstance(width, int) else context.op("Shape", flat, start=1, end=2)
-    return context.op("OneHot", best, depth, context.constant([0.0, 1.0], context.dtype(flat).numpy()), axis=-1)
+    values = context.constant([0.0, 1.0], context.dtype(flat).numpy())
+    return context.mark_one_hot(context.op("OneHot", best, depth, values, axis=-1), best)
 
 
 def stacked_cotangents(

@@ -104,6 +104,23 @@ def test_an_evaluation_gives_the_gradient_and_the_score_of_the_predicted_class(m
     np.testing.assert_allclose(got["cells"], gradient_of(x, classes), **CLOSE)
 
 
+@pytest.mark.parametrize("trans_b", [0, 1])
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_the_predicted_class_picks_its_weights_from_a_dense_layer(make_case, trans_b, alpha):
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["flat"]),
+        helper.make_node("Tanh", ["flat"], ["h"]),
+        helper.make_node("Gemm", ["h", "W"], ["y"], transB=trans_b, alpha=alpha),
+    ]
+    constants = {"shape": np.array([-1, 12]), "W": W.T.copy() if trans_b else W}
+    tape = tape_of(infer_shapes(ir.from_proto(make_case(nodes, (3, 4), constants, dtype=TensorProto.FLOAT))))
+    tape.result("cells", tape.evaluate().gradient)
+    got, x = run(tape), windows()
+    classes = y_of(x).argmax(axis=1)
+    assert len(set(classes)) > 1  # else a fixed class would pass
+    np.testing.assert_allclose(got["cells"], alpha * gradient_of(x, classes), **CLOSE)
+
+
 def test_a_seed_adds_up_its_terms(model):
     seed = (Term("y"), Term("y", predicted=True, scale=-2.0), Term("y", log_softmax=True))
     tape, x = tape_of(model, seed), windows()

@@ -19,11 +19,14 @@ def gemm(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Val
     trans_a, trans_b = ctx.attribute(node, "transA", 0), ctx.attribute(node, "transB", 0)
     found: list[ir.Value | None] = [None, None, None]
     if ctx.need(a):
-        found[0] = (
-            ctx.op("Gemm", b, g, alpha=alpha, transA=trans_b, transB=1)
-            if trans_a
-            else ctx.op("Gemm", g, b, alpha=alpha, transB=1 - trans_b)
-        )
+        index = ctx.one_hot_index(g)
+        if index is not None and trans_b and not trans_a and alpha == 1.0:
+            # The predicted class's row of the weights, as it stands: one node fewer, and no product with zeros.
+            found[0] = ctx.op("Gather", b, index, axis=0)
+        elif trans_a:
+            found[0] = ctx.op("Gemm", b, g, alpha=alpha, transA=trans_b, transB=1)
+        else:
+            found[0] = ctx.op("Gemm", g, b, alpha=alpha, transB=1 - trans_b)
     if ctx.need(b):
         found[1] = (
             ctx.op("Gemm", g, a, alpha=alpha, transA=1, transB=trans_a)
