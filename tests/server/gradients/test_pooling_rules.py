@@ -79,6 +79,24 @@ def test_a_pool_agrees_over_stride_dilation_pads_and_ceil_mode(make_case, monkey
     check()
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("op_type", ["MaxPool", "AveragePool"])
+def test_a_pool_agrees_with_automatic_padding(make_case, op_type, axes):
+    @settings(max_examples=20 if axes < 3 else 8, deadline=None, derandomize=True, database=None)
+    @given(pools(axes), st.sampled_from(["SAME_UPPER", "SAME_LOWER", "VALID"]), st.integers(0, 1))
+    def check(pool, auto_pad, include):
+        attributes = {k: pool[0][k] for k in ("kernel_shape", "strides")} | {"auto_pad": auto_pad}
+        if op_type == "AveragePool":
+            attributes["count_include_pad"] = include
+        # ONNX Runtime counts the padding of SAME as negative where windows lie apart, and refuses it.
+        assume(all(k >= s for k, s in zip(attributes["kernel_shape"], attributes["strides"], strict=True)))
+        size = [max(n, k) for n, k in zip(pool[1], attributes["kernel_shape"], strict=True)]
+        got, want = gradient_and_differences(make_case, op_type, attributes, size, distinct(size), 19)
+        np.testing.assert_allclose(got, want, atol=1e-3)
+
+    check()
+
+
 def test_a_window_wholly_in_the_padding_is_refused_by_name(make_case):
     node = helper.make_node("MaxPool", ["x"], ["y"], name="pool", kernel_shape=[1], strides=[2], ceil_mode=1)
     model = make_case([node], (2, 4), dtype=TensorProto.FLOAT)

@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
-from tonescope_server import Explainer
+from tonescope_server import Explainer, Target
 from tonescope_server.errors import UnsupportedOperatorError
 from tonescope_server.gradients import differentiate
+
+SOURCE = Path(__file__).resolve().parents[2] / "families.py"
+SPEC = importlib.util.spec_from_file_location("tonescope_test_families_quantised", SOURCE)
+families = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(families)
 
 
 def random(*shape, seed=0):
@@ -100,3 +109,57 @@ def test_a_model_on_quantised_values_is_listed_as_not_differentiable(make_case, 
     why = Explainer.load(tmp_path / "integers.onnx").applicability()
     assert "MaxPool" in why["saliency"]
     assert why["occlusion"] == ""
+
+
+class Windows(CalibrationDataReader):
+    """What the quantiser learns its ranges from."""
+
+    def __init__(self, shape, count=48):
+        self._left = iter([{"x": random(1, *shape, seed=k)} for k in range(count)])
+
+    def get_next(self):
+        return next(self._left, None)
+
+
+# Sizes as they are in use: of a few units, one whose bend lies on the other side after rounding decides too much.
+QUANTISED = {
+    "count_net": (lambda: families.count_net(56, 20, (32, 32, 48)), (56, 20)),
+    "tcn": (lambda: families.tcn(24, 16, 24), (24, 16)),
+    "transformer": (families.transformer, (6, 10)),
+}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Explainers of a network and of what ONNX Runtime's quantiser makes of it, with windows."""
+    folder, made = tmp_path_factory.mktemp("quantised"), {}
+
+    def pair(name):
+        if name not in made:
+            build, shape = QUANTISED[name]
+            exact, rounded = folder / f"{name}.onnx", folder / f"{name}.int8.onnx"
+            onnx.save(build(), exact)
+            quantize_static(exact, rounded, Windows(shape), quant_format=QuantFormat.QDQ, per_channel=True)
+            made[name] = Explainer.load(exact), Explainer.load(rounded), random(16, *shape, seed=99)
+        return made[name]
+
+    return pair
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_the_gradient_of_a_quantised_network_points_where_the_float_one_does(pairs, name):
+    exact, rounded, x = pairs(name)
+    want, got = (e.gradient(x, Target.element(1)).astype(np.float64) for e in (exact, rounded))
+    assert (got * want).sum() / np.linalg.norm(got) / np.linalg.norm(want) >= 0.97
+    codes = [w.code for w in rounded.explain(x, "input_x_gradient", Target.element(1)).warnings]
+    assert "STRAIGHT_THROUGH" in codes
+    assert "STRAIGHT_THROUGH" not in [w.code for w in exact.explain(x, target=1).warnings]
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_deep_lift_of_a_quantised_network_is_complete(pairs, name):
+    """No estimate there: between two ends rounding and saturation have a quotient of differences like anything else."""
+    _, rounded, x = pairs(name)
+    found = rounded.explain(x, "deep_lift", Target.element(1))
+    mass = np.abs(found.cells).reshape(len(x), -1).sum(1)
+    assert (np.abs(found.convergence_delta) <= 2e-6 * mass).all()

@@ -42,6 +42,7 @@ DEEP_LIFT = STANDARD.without(*_REFUSED).override(
         "Pow": arithmetic.power,
         "Mod": arithmetic.modulo,
         "Where": arithmetic.choice,
+        "QuantizeLinear": arithmetic.quantize_linear,
         "ScatterElements": arithmetic.scatter,
         "ScatterND": arithmetic.scatter,
         "Softmax": softmax.softmax,

@@ -1,4 +1,4 @@
-"""Multipliers of quotients, powers, remainders and choices."""
+"""Multipliers of quotients, powers, remainders, choices and rounding."""
 
 from __future__ import annotations
 
@@ -52,6 +52,19 @@ def _by_first(ctx: Context, node: ir.Node, cotangents: Cotangents) -> ir.Value:
     change = difference(ctx, x)
     quotient = ratio(ctx, difference(ctx, node.outputs[0]), change, None)
     return unless_small(ctx, change, derivative, ctx.unbroadcast(ctx.op("Mul", g, quotient), x, node.outputs[0]))
+
+
+def quantize_linear(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """The rescale rule: by how many levels the value differs between the ends, rounded and saturated as it is."""
+    x, levels = required(node.inputs[0]), node.outputs[0]
+    if any(ctx.need(v) for v in node.inputs[1:]):
+        raise ctx.unsupported(node, "its scale depends on the input")
+    kind = int(ctx.dtype(x))
+    here, there = (ctx.op("Cast", v, to=kind) for v in (levels, ctx.reference(levels)))
+    derivative = required(STANDARD.rules["QuantizeLinear"](ctx, node, cotangents)[0])
+    change = difference(ctx, x)
+    rescaled = ctx.op("Mul", cotangents[0], ratio(ctx, ctx.op("Sub", here, there), change, None))
+    return [unless_small(ctx, change, derivative, rescaled)]
 
 
 def scatter(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
