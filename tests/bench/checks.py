@@ -18,9 +18,9 @@ from tonescope.v1 import attribution_service_pb2_grpc, csi_pb2, live_pb2, tensor
 from tonescope_server.demo.simulator import Scene, simulate
 
 MODEL = "people_count"
-WINDOWS, FRAMES, HOP = 8_000, 16_000, 10
+WINDOWS, FRAMES, HOP = 12_000, 40_000, 10
 PER_MESSAGE = 10
-ROUNDS = 15
+ROUNDS = 12
 LARGEST_SHARE = 0.05
 BEGUN_NS = 1_700_000_000 * 10**9
 
@@ -83,7 +83,7 @@ def _windows() -> Requests:
 def _frames() -> Requests:
     """Make messages of int8 I/Q frames of one node, 20 a second."""
     people = (2, 0, 1, 3)
-    iq = simulate(Scene(tuple((200.0, n) for n in people), seed=77))[0].iq[:, :, ::-1]
+    iq = simulate(Scene(tuple((500.0, n) for n in people), seed=77))[0].iq[:, :, ::-1]
     iq = np.ascontiguousarray(iq)
     int8 = tensor_pb2.DATA_TYPE_INT8
 

@@ -52,15 +52,12 @@ def check_null_share(
         cells: the declared map.
         node_id: whose windows they are.
     """
-    if attribution is None or cells.n_frames == 1:
-        share = null_share(np.abs(tones), cells)
-        shares = {} if share is None else {cells.cell_order: share}
-    else:
-        shares = shares_by_order(attribution, cells)
-    share = shares.get(cells.cell_order)
+    magnitude = np.abs(tones if attribution is None else attribution.reshape(len(attribution), -1))
+    share = null_share(magnitude, cells)
     if share is None or share <= LARGEST_SHARE:
         return []
-    others = {order: value for order, value in shares.items() if order != cells.cell_order}
+    by_order = {} if attribution is None or cells.n_frames == 1 else shares_by_order(attribution, cells)
+    others = {order: value for order, value in by_order.items() if order != cells.cell_order}
     fitting = [order for order, value in others.items() if value <= LARGEST_SHARE]
     message = f"{share:.1%} of the attribution over {len(tones)} windows lies on tones that carry no signal"
     if others:

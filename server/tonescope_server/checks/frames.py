@@ -6,6 +6,7 @@ Here too: nodes that send nothing and rates that are off. What a row is belongs 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def check_fields(series: Series, table: ToneTable) -> tuple[list[Finding], Serie
     if len(series) < FEWEST_FRAMES or series.amplitude.shape[1] != len(table) or not table.knows_nulls:
         return [], series
     zero = series.amplitude == 0
-    for name, other in _alternatives(table):
+    for name, other in _alternatives(table.id, len(table)):
         only_here = certain_nulls(table) & ~other.null_mask[: len(table)]
         if not only_here.any():
             continue
@@ -49,10 +50,11 @@ def check_fields(series: Series, table: ToneTable) -> tuple[list[Finding], Serie
     return [], series
 
 
-def _alternatives(table: ToneTable) -> list[tuple[str, ToneTable]]:
+@lru_cache(maxsize=32)
+def _alternatives(layout: str, n: int) -> list[tuple[str, ToneTable]]:
     """List the layouts that frames of this length may be in turn, by name: of equal length, or longer and cut off."""
-    found = [(other.id, other) for other in layouts_of_length(len(table)) if other.id != table.id]
-    if table.id == "ruview56":
+    found = [(other.id, other) for other in layouts_of_length(n) if other.id != layout]
+    if layout == "ruview56":
         found.append(("esp_ht20", tone_table("esp_ht20")))
     return found
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import typer
 
@@ -20,6 +22,7 @@ from tonescope_server.live.intake import Intake
 from tonescope_server.live.messages import Job, Options, ReceivedWindow
 from tonescope_server.live.protocol import negotiate
 from tonescope_server.services.in_process import InProcess
+from tonescope_server.types import Target
 
 BATCH = 32
 
@@ -66,16 +69,20 @@ def explain_here(
     top_k: int = 8,
     cells: bool = False,
 ) -> list[Explanation]:
-    """Explain windows, with a progress bar.
+    """Explain windows, with a progress bar; a target that has a label for each window goes along with them.
 
     Raises:
         TonescopeError: what is wrong with the request or with a window.
     """
+    labelled = target if isinstance(target, Target) and isinstance(target.index, np.ndarray) else None
     request = InProcess(explainer, method, target, parameters, top_k, cells)
     explained: list[Explanation] = []
     with progress(f"{method} on {explainer.model.name}", len(jobs)) as bar:
         for start in range(0, len(jobs), BATCH):
             batch = jobs[start : start + BATCH]
+            if labelled is not None:
+                own = replace(labelled, index=np.asarray(labelled.index)[start : start + BATCH])
+                request = InProcess(explainer, method, own, parameters, top_k, cells)
             explained.extend(request.explain(batch))
             bar.advance(len(batch))
     return explained

@@ -18,7 +18,7 @@ from tonescope_server.types import Attribution, FloatArray
 
 FRAMES = 128  # of each node and transmitter: in a row, for what happens from one frame to the next
 WINDOWS = 32  # of each node
-ANSWERS = 64  # of each node
+ANSWERS = 32  # of each node
 EVERY = 8  # once there are enough windows and answers, one in so many is kept
 MOST_KEYS = 16  # a sender that invents nodes does not fill the memory
 LARGEST_FRAME = 4096  # values
