@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,9 +16,13 @@ COMMAND = [sys.executable, "-m", "tonescope_server.cli"]
 
 
 def interrupted(
-    arguments: list[object], after: str, how: signal.Signals = signal.SIGINT
+    arguments: list[object], after: str | Path, how: signal.Signals = signal.SIGINT
 ) -> tuple[int, str, str, list[Path]]:
-    """Run a command until it has said ``after`` ("" waits a while), then press Ctrl-C; return its children too."""
+    """Run a command until it has said ``after`` ("" waits a while), or has that file open, then press Ctrl-C.
+
+    Returns:
+        Its exit code, what it wrote, and its children.
+    """
     with subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -26,7 +31,10 @@ def interrupted(
         start_new_session=True,
     ) as process:
         assert process.stdout is not None
-        if after:
+        if isinstance(after, Path):
+            while process.poll() is None and not is_open(after, process.pid):
+                time.sleep(0.01)
+        elif after:
             assert any(after in line for line in process.stdout)
         else:
             time.sleep(3)
@@ -39,6 +47,14 @@ def interrupted(
                 os.kill(int(each), signal.SIGKILL)
             pytest.fail(f"{arguments[0]} or a child of it was still there 20 s after {how.name}")
     return process.returncode, out, err, [Path("/proc") / child for child in children]
+
+
+def is_open(path: Path, pid: int) -> bool:
+    found = []
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            found.append(each.readlink())
+    return path in found
 
 
 @pytest.mark.parametrize("command", ["watch", "replay"])
@@ -68,8 +84,8 @@ def test_a_long_explanation_is_left_at_once(recording: Path) -> None:
 
 def test_a_long_examination_is_left_at_once(recording: Path, tmp_path: Path) -> None:
     long = tmp_path / "long.csi.jsonl"
-    long.write_bytes(recording.read_bytes() * 200)  # minutes of frames: many times what is read in the seconds before
-    code, out, err, _ = interrupted(["doctor", "people_count", long, "--html", tmp_path / "page.html"], "")
+    long.write_bytes(recording.read_bytes() * 100)  # seconds of reading
+    code, out, err, _ = interrupted(["doctor", "people_count", long, "--html", tmp_path / "page.html"], long)
     assert code == 130
     assert "Traceback" not in out + err
     assert not (tmp_path / "page.html").exists()
