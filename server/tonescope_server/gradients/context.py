@@ -76,16 +76,6 @@ class Context:
         self._counts[kind] = self._counts.get(kind, 0) + 1
         return self._counts[kind] - 1
 
-    def spend(self, kind: str, amount: int, budget: int) -> bool:
-        """Take from a budget of the outermost graph; tell whether there was enough."""
-        if self._around is not None:
-            return self._around.spend(kind, amount, budget)
-        spent = self._counts.get(kind, 0)
-        if spent + amount > budget:
-            return False
-        self._counts[kind] = spent + amount
-        return True
-
     def name_apart(self, graphs: Iterable[ir.Graph]) -> None:
         """Give what copied graphs make names of their own: no two values in scope of each other may share one."""
         for graph in graphs:

@@ -182,7 +182,7 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("steps", [4, None], ids=["written out", "a Scan"])
+@pytest.mark.parametrize("steps", [4, None], ids=["known", "unknown"])
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 @pytest.mark.parametrize("name", BY_HAND)
 def test_a_recurrent_operator_gives_all_to_signals_and_nothing_to_gates(make_case, name, direction, steps):

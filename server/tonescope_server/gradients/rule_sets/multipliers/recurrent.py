@@ -13,18 +13,21 @@ import onnx_ir as ir
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.rule_set import Cotangents
 from tonescope_server.gradients.rule_sets.multipliers.differences import mean_of, slope
-from tonescope_server.gradients.rules.elementwise import required
-from tonescope_server.gradients.rules.recurrent import (
+from tonescope_server.gradients.rules._layer import (
     Layer,
-    by_direction,
-    cells_of,
     gates_of,
-    gru_back,
-    gru_reset_first_back,
     initial_state,
     layer_of,
-    lstm_back,
     products,
+    sums,
+    through_layer,
+)
+from tonescope_server.gradients.rules.elementwise import required
+from tonescope_server.gradients.rules.recurrent import (
+    cells_of,
+    gru_back,
+    gru_reset_first_back,
+    lstm_back,
     refuse_gru,
     refuse_lstm,
     refuse_rnn,
@@ -38,28 +41,28 @@ _Values = Sequence[ir.Value]
 def lstm(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """Gates and cell rescaled, their products averaged."""
     refuse_lstm(ctx, node)
-    return by_direction(ctx, node, cotangents, _lstm_layer)
+    return through_layer(ctx, node, cotangents, _lstm_layer)
 
 
 def gru(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """Gates and candidate rescaled, their products averaged."""
     refuse_gru(ctx, node)
-    return by_direction(ctx, node, cotangents, _gru_layer)
+    return through_layer(ctx, node, cotangents, _gru_layer)
 
 
 def rnn(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """Each state rescaled."""
     refuse_rnn(ctx, node)
-    return by_direction(ctx, node, cotangents, _rnn_layer)
+    return through_layer(ctx, node, cotangents, _rnn_layer)
 
 
 def _at_reference(ctx: Context, node: ir.Node, layer: Layer) -> tuple[ir.Node, Layer]:
-    """Return the same node, and the same direction of it, at the reference."""
+    """Return the same node, and the layer that it is, at the reference."""
     twins = [twin for v in node.outputs if (twin := ctx.reference(v)) is not v]
     there = twins[0].producer() if twins else None
     if there is None:
         raise ctx.unsupported(node, "its sequence does not depend on the input")
-    return there, layer_of(ctx, there, layer.direction, layer.reverse)
+    return there, layer_of(ctx, there)
 
 
 class _Ends:
@@ -96,10 +99,10 @@ def _lstm_layer(
 ) -> list[ir.Value]:
     there, layer0 = _at_reference(ctx, node, layer)
     ends, layers = _Ends(ctx, layer.x), (layer, layer0)
-    start = [required(cell), initial_state(ctx, there, 6, layer.direction, layer.hidden)]
-    sums = [gates_of(ctx, ctx.op("Add", *products(ctx, one)), 4, layer.hidden) for one in layers]
-    (i, by_i), (o, by_o), (f, by_f) = (ends.sigmoid([one[k] for one in sums]) for k in range(3))
-    c, by_c = ends.tanh([one[3] for one in sums])
+    start = [required(cell), initial_state(ctx, there, 6)]
+    totals = [gates_of(ctx, sums(ctx, one), layer) for one in layers]
+    (i, by_i), (o, by_o), (f, by_f) = (ends.sigmoid([one[k] for one in totals]) for k in range(3))
+    c, by_c = ends.tanh([one[3] for one in totals])
     written = ends.each(lambda a, b: ctx.op("Mul", a, b), i, c)
     both = [cells_of(ctx, one, c0, forget, w) for one, c0, forget, w in zip(layers, start, f, written, strict=True)]
     before, cells = zip(*both, strict=True)
@@ -111,7 +114,7 @@ def _lstm_layer(
         ctx.op("Mul", ends.mean(i), by_c),
     ]
     to_cell = ctx.op("Mul", ends.mean(o), by_cell)
-    return lstm_back(ctx, layer, above, to_cell, ctx.op("Concat", *parts, axis=2), ends.mean(f))
+    return lstm_back(ctx, layer, above, to_cell, ctx.op("Concat", *parts, axis=3), ends.mean(f))
 
 
 def _gru_layer(
@@ -119,22 +122,22 @@ def _gru_layer(
 ) -> list[ir.Value]:
     _, layer0 = _at_reference(ctx, node, layer)
     ends, layers = _Ends(ctx, layer.x), (layer, layer0)
-    sums = [[gates_of(ctx, v, 3, layer.hidden) for v in products(ctx, one)] for one in layers]
-    z, by_z = ends.sigmoid([ctx.op("Add", by_x[0], by_h[0]) for by_x, by_h in sums])
-    r, by_r = ends.sigmoid([ctx.op("Add", by_x[1], by_h[1]) for by_x, by_h in sums])
+    parts = [[gates_of(ctx, v, layer) for v in products(ctx, one)] for one in layers]
+    z, by_z = ends.sigmoid([ctx.op("Add", by_x[0], by_h[0]) for by_x, by_h in parts])
+    r, by_r = ends.sigmoid([ctx.op("Add", by_x[1], by_h[1]) for by_x, by_h in parts])
     after = bool(ctx.attribute(node, "linear_before_reset", 0))
     if after:
-        kept = [ctx.op("Mul", gate, by_h[2]) for gate, (_, by_h) in zip(r, sums, strict=True)]
+        kept = [ctx.op("Mul", gate, by_h[2]) for gate, (_, by_h) in zip(r, parts, strict=True)]
     else:
         kept = [reset_product(ctx, one, gate) for one, gate in zip(layers, r, strict=True)]
-    n, by_n = ends.tanh([ctx.op("Add", by_x[2], k) for (by_x, _), k in zip(sums, kept, strict=True)])
+    n, by_n = ends.tanh([ctx.op("Add", by_x[2], k) for (by_x, _), k in zip(parts, kept, strict=True)])
     # h = n + z·(h' − n)
     gap = [ctx.op("Sub", one.previous, candidate) for one, candidate in zip(layers, n, strict=True)]
     update, reset = ends.mean(z), ends.mean(r)
     to_z = ctx.op("Mul", ends.mean(gap), by_z)
     to_n = ctx.op("Mul", ctx.op("Sub", ends.one, update), by_n)
     if after:
-        to_r = ctx.op("Mul", ctx.op("Mul", to_n, ends.mean([by_h[2] for _, by_h in sums])), by_r)
+        to_r = ctx.op("Mul", ctx.op("Mul", to_n, ends.mean([by_h[2] for _, by_h in parts])), by_r)
         return gru_back(ctx, layer, above, (to_z, to_r, to_n), update, reset)
     to_r = ctx.op("Mul", ends.mean([one.previous for one in layers]), by_r)
     return gru_reset_first_back(ctx, layer, above, (to_z, to_r, to_n), update, reset)
@@ -144,11 +147,11 @@ def _rnn_layer(
     ctx: Context, node: ir.Node, layer: Layer, cell: ir.Value | None, above: Sequence[ir.Value]
 ) -> list[ir.Value]:
     _, layer0 = _at_reference(ctx, node, layer)
-    sums = [ctx.op("Add", *products(ctx, one)) for one in (layer, layer0)]
+    totals = [sums(ctx, one) for one in (layer, layer0)]
     given = ctx.attribute(node, "activations", None) or ["Tanh"]
     if given[0] == "Relu":
-        step = ctx.op("Cast", ctx.op("Greater", sums[0], ctx.scalar(0.0, layer.x)), to=int(ctx.dtype(layer.x)))
-        share = slope(ctx, [ctx.op("Relu", v) for v in sums], sums, step)
+        step = ctx.op("Cast", ctx.op("Greater", totals[0], ctx.scalar(0.0, layer.x)), to=int(ctx.dtype(layer.x)))
+        share = slope(ctx, [ctx.op("Relu", v) for v in totals], totals, step)
     else:
-        _, share = _Ends(ctx, layer.x).tanh(sums)
+        _, share = _Ends(ctx, layer.x).tanh(totals)
     return rnn_back(ctx, layer, above, share)

@@ -15,21 +15,27 @@ import onnx_ir as ir
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.rule_set import Cotangents, Rule
 from tonescope_server.gradients.rule_sets.relevance.shares import stabilised
-from tonescope_server.gradients.rules.elementwise import required
-from tonescope_server.gradients.rules.recurrent import (
+from tonescope_server.gradients.rules._layer import (
     Layer,
-    by_direction,
-    cells_of,
     gates_of,
     products,
-    recursion,
+    sums,
+    through_layer,
+    to_input,
+)
+from tonescope_server.gradients.rules._recursion import Times, recursion
+from tonescope_server.gradients.rules.elementwise import required
+from tonescope_server.gradients.rules.recurrent import (
+    cells_of,
     refuse_gru,
     refuse_lstm,
     refuse_rnn,
     reset_product,
+    rows_of,
 )
 
 _Values = Sequence[ir.Value]
+_Stepped = tuple[list[ir.Value], list[ir.Value]]
 _Check = Callable[[Context, ir.Node], None]
 
 
@@ -52,12 +58,10 @@ def _rule(refuse: _Check, layer_rule: Callable[..., list[ir.Value]], epsilon: fl
     def rule(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
         refuse(ctx, node)
 
-        def one_direction(
-            ctx: Context, node: ir.Node, layer: Layer, cell: ir.Value | None, above: _Values
-        ) -> list[ir.Value]:
+        def shared(ctx: Context, node: ir.Node, layer: Layer, cell: ir.Value | None, above: _Values) -> list[ir.Value]:
             return layer_rule(_Shares(ctx, layer, epsilon), node, layer, cell, above)
 
-        return by_direction(ctx, node, relevance, one_direction)
+        return through_layer(ctx, node, relevance, shared)
 
     rule.__doc__ = f"Step by step: {about}."
     return rule
@@ -75,42 +79,36 @@ class _Shares:
         """Return ``part / (whole + ε·sign whole)``."""
         return self.ctx.op("Div", part, stabilised(self.ctx, whole, self.epsilon, self.layer.x))
 
-    def rows(self, weights: ir.Value, gate: int) -> ir.Value:
-        """Return the weights of one gate."""
-        ctx, hidden = self.ctx, self.layer.hidden
-        return ctx.op("Slice", weights, ctx.ints([gate * hidden]), ctx.ints([(gate + 1) * hidden]), ctx.ints([0]))
-
     def to_input(self, share: ir.Value, gate: int) -> ir.Value:
         """Return the relevance of the sequence, of shares of a gate's sum."""
-        ctx = self.ctx
-        return ctx.op("Mul", self.layer.x, ctx.op("MatMul", share, self.rows(self.layer.w, gate)))
+        ctx, layer = self.ctx, self.layer
+        return ctx.op("Mul", layer.x, to_input(ctx, layer, share, rows_of(ctx, layer, layer.w, gate)))
 
 
 def _lstm_layer(shares: _Shares, node: ir.Node, layer: Layer, cell: ir.Value | None, above: _Values) -> list[ir.Value]:
     ctx = shares.ctx
-    sums = gates_of(ctx, ctx.op("Add", *products(ctx, layer)), 4, layer.hidden)
-    i, f, c = ctx.op("Sigmoid", sums[0]), ctx.op("Sigmoid", sums[2]), ctx.op("Tanh", sums[3])
+    totals = gates_of(ctx, sums(ctx, layer), layer)
+    i, f, c = ctx.op("Sigmoid", totals[0]), ctx.op("Sigmoid", totals[2]), ctx.op("Tanh", totals[3])
     written = ctx.op("Mul", i, c)
     before, cells = cells_of(ctx, layer, required(cell), f, written)
     kept = shares.over(ctx.op("Mul", f, before), cells)
-    new = shares.over(shares.over(written, cells), sums[3])
-    rows = shares.rows(layer.r, 3)
+    new = shares.over(shares.over(written, cells), totals[3])
 
-    def step(inner: Context, states: _Values, inputs: _Values) -> tuple[list[ir.Value], list[ir.Value]]:
+    def step(inner: Context, states: _Values, inputs: _Values, weights: Sequence[Times]) -> _Stepped:
         given, keep, put, previous = inputs
         of_cell = inner.op("Add", states[1], inner.op("Add", given, states[0]))
         share = inner.op("Mul", of_cell, put)
-        back = inner.op("Mul", previous, inner.op("MatMul", share, rows))
+        back = inner.op("Mul", previous, weights[0](share, None))
         return [back, inner.op("Mul", of_cell, keep)], [share]
 
     inputs = [above[0], kept, new, layer.previous]
-    states, (share,) = recursion(ctx, step, [above[1], above[2]], inputs, layer.steps, reverse=True)
+    states, (share,) = recursion(ctx, layer, step, above[1:], inputs, [rows_of(ctx, layer, layer.r, 3)], reverse=True)
     return [shares.to_input(share, 3), *states]
 
 
 def _gru_layer(shares: _Shares, node: ir.Node, layer: Layer, cell: ir.Value | None, above: _Values) -> list[ir.Value]:
     ctx = shares.ctx
-    (xz, xr, xn), (hz, hr, hn) = (gates_of(ctx, v, 3, layer.hidden) for v in products(ctx, layer))
+    (xz, xr, xn), (hz, hr, hn) = (gates_of(ctx, v, layer) for v in products(ctx, layer))
     z, r = ctx.op("Sigmoid", ctx.op("Add", xz, hz)), ctx.op("Sigmoid", ctx.op("Add", xr, hr))
     after = ctx.attribute(node, "linear_before_reset", 0)
     total = ctx.op("Add", xn, ctx.op("Mul", r, hn) if after else reset_product(ctx, layer, r))
@@ -118,32 +116,30 @@ def _gru_layer(shares: _Shares, node: ir.Node, layer: Layer, cell: ir.Value | No
     kept = shares.over(ctx.op("Mul", z, layer.previous), layer.h)
     given_up = ctx.op("Mul", ctx.op("Sub", ctx.scalar(1.0, layer.x), z), n)
     new = shares.over(shares.over(given_up, layer.h), total)
-    rows = shares.rows(layer.r, 2)
 
-    def step(inner: Context, states: _Values, inputs: _Values) -> tuple[list[ir.Value], list[ir.Value]]:
+    def step(inner: Context, states: _Values, inputs: _Values, weights: Sequence[Times]) -> _Stepped:
         given, keep, put, previous, reset = inputs
         of_state = inner.op("Add", given, states[0])
         share = inner.op("Mul", of_state, put)
         if after:
-            back = inner.op("Mul", previous, inner.op("MatMul", inner.op("Mul", share, reset), rows))
+            back = inner.op("Mul", previous, weights[0](inner.op("Mul", share, reset), None))
         else:
-            back = inner.op("Mul", inner.op("Mul", previous, reset), inner.op("MatMul", share, rows))
+            back = inner.op("Mul", inner.op("Mul", previous, reset), weights[0](share, None))
         return [inner.op("Add", back, inner.op("Mul", of_state, keep))], [share]
 
     inputs = [above[0], kept, new, layer.previous, r]
-    states, (share,) = recursion(ctx, step, [above[1]], inputs, layer.steps, reverse=True)
+    states, (share,) = recursion(ctx, layer, step, above[1:], inputs, [rows_of(ctx, layer, layer.r, 2)], reverse=True)
     return [shares.to_input(share, 2), *states]
 
 
 def _rnn_layer(shares: _Shares, node: ir.Node, layer: Layer, cell: ir.Value | None, above: _Values) -> list[ir.Value]:
     ctx = shares.ctx
-    put = shares.over(ctx.scalar(1.0, layer.x), ctx.op("Add", *products(ctx, layer)))
-    rows = layer.r
+    put = shares.over(ctx.scalar(1.0, layer.x), sums(ctx, layer))
 
-    def step(inner: Context, states: _Values, inputs: _Values) -> tuple[list[ir.Value], list[ir.Value]]:
+    def step(inner: Context, states: _Values, inputs: _Values, weights: Sequence[Times]) -> _Stepped:
         given, whole, previous = inputs
         share = inner.op("Mul", inner.op("Add", given, states[0]), whole)
-        return [inner.op("Mul", previous, inner.op("MatMul", share, rows))], [share]
+        return [inner.op("Mul", previous, weights[0](share, None))], [share]
 
-    states, (share,) = recursion(ctx, step, [above[1]], [above[0], put, layer.previous], layer.steps, reverse=True)
+    states, (share,) = recursion(ctx, layer, step, above[1:], [above[0], put, layer.previous], [layer.r], reverse=True)
     return [shares.to_input(share, 0), *states]
