@@ -16,8 +16,11 @@ HEAD = """# Operators that can be differentiated
 
 Generated from the code by `make generate`; a test keeps it current. An operator that is not here is refused by name
 before anything runs, unless ONNX's specification defines it by a function of operators that are: then it is spelled out
-first (Attention, Swish, ReduceLogSum, ReduceSumSquare and the like). Models of opset 13 and newer are taken; those
-below 18 are converted. Methods that need predictions only work on every model.
+first (Attention, ReduceLogSum, ReduceSumSquare and the like). Methods that need predictions only work on every model.
+
+Files of opset 7 and newer are taken, up to what the installed onnx knows: those below 18 are converted up, those that
+ONNX Runtime does not know yet down; what the converter cannot take is refused by name. float16, bfloat16 and float64
+graphs are computed in float32, with their own weights, and a warning of the model says so.
 
 "Since" is the opset of the newest version of the operator. "Other rules" names the rule sets that treat it in a way of
 their own; a rule set in parentheses refuses it.

@@ -242,6 +242,29 @@ def instance_normalization(draw):
 
 
 @st.composite
+def group_normalization(draw):
+    groups, each = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    shape = (groups * each, *draw(st.lists(st.integers(1, 3), min_size=1, max_size=2)))
+    scale, bias = rng(draw).uniform(-2, 2, (2, groups * each))
+    # The text of the operator works in float32 unless it is told otherwise.
+    attributes = {"epsilon": draw(st.sampled_from([0.01, 0.1])), "stash_type": onnx.TensorProto.DOUBLE}
+    nodes = [node("GroupNormalization", "x", "s", "b", num_groups=groups, **attributes)]
+    return Case(nodes, shape, {"s": scale, "b": bias})
+
+
+@st.composite
+def layer_normalization(draw):
+    op_type = draw(st.sampled_from(["LayerNormalization", "RMSNormalization"]))
+    shape = (draw(sizes), draw(sizes), draw(sizes))
+    axis = draw(st.sampled_from([1, 2, 3, -1, -2]))
+    scale, bias = rng(draw).uniform(-2, 2, (2, *(2, *shape)[axis:]))
+    attributes = {"epsilon": draw(st.sampled_from([0.01, 0.1]))}
+    more = ["b"] if op_type == "LayerNormalization" and draw(flags) else []
+    constants = {"s": scale, "b": bias} if more else {"s": scale}
+    return Case([node(op_type, "x", "s", *more, axis=axis, **attributes)], shape, constants, opset=23)
+
+
+@st.composite
 def pad(draw):
     mode = draw(st.sampled_from(["constant", "reflect", "edge", "wrap"]))
     shape = (draw(st.integers(2, 4)), draw(st.integers(2, 4)))
@@ -395,6 +418,7 @@ OPERATORS: dict[str, Callable] = {
     "ScatterND": scatter_nd, "ScatterElements": elements, "LpNormalization": lp_normalization,
     "DepthToSpace and SpaceToDepth": blocks, "reductions": reduction, "a product with zeros": product_with_zeros,
     "Mod": modulo, "Max, Min, Sum, Mean": several, "PRelu": prelu, "InstanceNormalization": instance_normalization,
+    "GroupNormalization": group_normalization, "LayerNormalization and RMSNormalization": layer_normalization,
     "Pad": pad, "Softmax": softmax, "Gemm": gemm, "LpPool": lp_pool, "DFT": dft,
     "STFT": stft, "Compress": compress, "ReverseSequence": reverse_sequence, "functions of one element": unary,
     "Acosh": acosh, "Slice": slices, "what moves elements": moves,
