@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -128,6 +128,8 @@ def examine(explainer: Explainer, data: Dataset, normalise: str = "", hop: int =
     model = explainer.model
     windows = cut_windows(data, explainer, normalise, hop)
     on_data = check_data(data, model, normalise)
+    if data.cells is not None:  # the windows of all nodes were looked at as one
+        on_data = [replace(finding, node_id=None) for finding in on_data]
     on_weights = check_weights(model)
     weights = row_weights(model)
     found = [(Area.DATA, f) for f in on_data] + [(Area.WEIGHTS, f) for f in on_weights]

@@ -28,8 +28,7 @@ def check_data(data: Dataset, model: Model, normalise: str = "") -> list[Finding
         return check_recording(series_of(data.frames), declared, frame_lengths(model))
     applied = bool(normalise) and normalise != "none"
     raw = data.is_raw and (applied or data.kind is Kind.PAIRED)
-    found = check_windows(data.cells, declared, normalised=not raw)
-    return [replace(finding, node_id=None) for finding in found]  # the windows of all nodes were looked at as one
+    return check_windows(data.cells, declared, normalised=not raw)
 
 
 def with_answers(on_data: Sequence[Finding], answers: Answers, model: Model) -> list[Finding]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tonescope_server.checks.layout import Reading, Signature, declared_reading, orders_of, tiers
 from tonescope_server.csi.cells import FEATURE, CellMap, cell_map
-from tonescope_server.csi.tones import layouts_of_length
+from tonescope_server.csi.tones import certain_nulls, layouts_of_length
 from tonescope_server.engine.explainer import Explainer
 from tonescope_server.reports.dataset import Dataset, Windows, cut_windows
 from tonescope_server.types import BoolArray, FloatArray, IntArray
@@ -138,7 +138,9 @@ def try_readings(explainer: Explainer, data: Dataset, normalise: str, hop: int) 
 
 def candidates(declared: Reading, by_order: Mapping[str, Explained]) -> list[Reading]:
     """List the readings to try that know of null tones, the declared one first; see ``try_readings``."""
-    layouts = [table.id for table in layouts_of_length(declared.n_tones) if table.knows_nulls]
+    # Nulls that need not be zero are fitted by any data: such a layout is tried only where it is declared.
+    layouts = [table.id for table in layouts_of_length(declared.n_tones) if certain_nulls(table).any()]
+    layouts += [declared.layout] if declared.table.knows_nulls and declared.layout not in layouts else []
     plain = [replace(declared, cell_order=order, layout=layout) for order in by_order for layout in layouts]
     known = [declared] if declared.table.knows_nulls else []
     plain = [*known, *(reading for reading in plain if reading != declared)]
