@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from tonescope_server.csi.tones import ToneTable, tone_table
 from tonescope_server.types import FloatArray
 
 
@@ -20,7 +21,8 @@ class Frame:
     """One CSI frame: the channel at one instant, from one transmitter to one node.
 
     Shapes:
-        values: ``[n_tones]``, or ``[n_rx, n_tones]`` where a node has several antennas.
+        values: ``[n_tones]``, or ``[n_links, n_tones]`` where there are several antennas: a row for each
+            receiving antenna, or, where ``header["links"]`` lists (receiving, transmitting) pairs, for each pair.
 
     Units:
         values: the chip's own (arbitrary) amplitude units; no gain is taken out.
@@ -37,6 +39,8 @@ class Frame:
         agc_gain: the receiver's automatic gain, in the chip's units; None where not known.
         format: name of the decoder that made it.
         header: whatever else the format says of the frame.
+        tone_layout: id of the tone layout, where the frame itself settles it (its chip, bandwidth and length, or
+            the indices that the file lists); "" where it does not: see ``Recording.labelled``.
     """
 
     values: npt.NDArray[Any]
@@ -49,6 +53,16 @@ class Frame:
     agc_gain: float | None = None
     format: str = ""
     header: Mapping[str, Any] = field(default_factory=dict)
+    tone_layout: str = ""
+
+    @property
+    def tones(self) -> ToneTable:
+        """Give the identity of every tone: the layout's table, or one of unknown rows.
+
+        Raises:
+            UnknownToneLayoutError, ShapeError: ``tone_layout`` is no layout of this many tones.
+        """
+        return tone_table(self.tone_layout, self.n_tones)
 
     @property
     def amplitude(self) -> FloatArray:

@@ -26,6 +26,7 @@ _UNKNOWN_PREFIX = "unknown_"
 # Pilots by signed subcarrier index, as 802.11 places them.
 _PILOTS_20 = frozenset({-21, -7, 7, 21})
 _PILOTS_40 = frozenset({-53, -25, -11, 11, 25, 53})
+_PILOTS_80 = frozenset({-103, -75, -39, -11, 11, 39, 75, 103})
 _PILOTS_HE20 = frozenset({-116, -90, -48, -22, 22, 48, 90, 116})
 
 # The chips that write the buffers which only their zeros tell apart.
@@ -251,9 +252,36 @@ def _card_layouts() -> Iterator[_Layout]:
     yield _Layout(_table("he20_242", "assumed", tones))
 
 
-_LAYOUTS: dict[str, _Layout] = {
-    layout.table.id: layout for family in (_esp_layouts, _c5_layouts, _card_layouts) for layout in family()
-}
+def _feitcsi_layouts() -> Iterator[_Layout]:
+    """Give the buffers of Intel's AX cards: each row is a tone, and the rows of the pilots hold nothing but zero."""
+    chips = frozenset({"intelax"})
+    tones = _field(_both_sides(1, 28), is_null=_PILOTS_20.__contains__, name="ht_ltf")
+    yield _Layout(_table("feitcsi_ht20", "verified", tones), chips, by_length=True, bandwidth_mhz=20)
+    tones = _field(_both_sides(2, 122), is_null=_PILOTS_HE20.__contains__, name="he_ltf", spacing_hz=HE_SPACING_HZ)
+    yield _Layout(_table("feitcsi_he20", "verified", tones), chips, by_length=True, bandwidth_mhz=20)
+
+
+def _nexmon_layouts() -> Iterator[_Layout]:
+    """Give the FFT buffers of Broadcom's chips. Their nulls are weak, never exactly zero.
+
+    A packet does not say whether its sender used all the tones of the band, so the outermost of 20 and 40 MHz
+    are unknown.
+    """
+    chips = frozenset({"bcm4339", "bcm43455c0", "bcm4358", "bcm4366c0"})
+    fields: list[tuple[int, int, int, frozenset[int], frozenset[int], str]] = [
+        (20, 0, 28, _PILOTS_20, frozenset({-28, -27, 27, 28}), "vendor"),
+        (40, 1, 58, _PILOTS_40, frozenset(), "vendor"),
+        (80, 1, 122, _PILOTS_80, frozenset(), "verified"),
+    ]
+    for bandwidth, dc, edge, pilots, unstated, status in fields:
+        n = bandwidth * 16 // 5
+        tones = _field(_wrapped(n), is_null=_dc_or_beyond(edge, dc), pilots=pilots, unstated=unstated)
+        table = _table(f"nexmon_{bandwidth}", status, tones)
+        yield _Layout(table, chips, frozenset(table.null_rows), by_length=True, bandwidth_mhz=bandwidth)
+
+
+_FAMILIES = (_esp_layouts, _c5_layouts, _card_layouts, _feitcsi_layouts, _nexmon_layouts)
+_LAYOUTS: dict[str, _Layout] = {layout.table.id: layout for family in _FAMILIES for layout in family()}
 
 
 def tone_layouts() -> tuple[str, ...]:
@@ -353,14 +381,27 @@ def detect_layout(
     return fitting[0] if len(fitting) == 1 else f"{_UNKNOWN_PREFIX}{n}"
 
 
+def may_be(n: int, chip: str | None = None, bandwidth_mhz: int | None = None) -> tuple[str, ...]:
+    """List the layouts of ``n`` rows that ``detect_layout`` chooses from, before it looks at zeros."""
+    return tuple(
+        layout.table.id
+        for layout in _LAYOUTS.values()
+        if len(layout.table) == n and _is_eligible(layout, _normal(chip), bandwidth_mhz)
+    )
+
+
 def _normal(chip: str | None) -> str:
     return "".join(c for c in (chip or "").lower() if c.isalnum())
 
 
-def _fits(layout: _Layout, chip: str, zero_rows: Collection[int] | None, bandwidth_mhz: int | None) -> bool:
+def _is_eligible(layout: _Layout, chip: str, bandwidth_mhz: int | None) -> bool:
     if not layout.chips or (chip and chip not in layout.chips):
         return False
-    if bandwidth_mhz is not None and layout.bandwidth_mhz not in (None, bandwidth_mhz):
+    return bandwidth_mhz is None or layout.bandwidth_mhz in (None, bandwidth_mhz)
+
+
+def _fits(layout: _Layout, chip: str, zero_rows: Collection[int] | None, bandwidth_mhz: int | None) -> bool:
+    if not _is_eligible(layout, chip, bandwidth_mhz):
         return False
     nulls = frozenset(layout.table.null_rows)
     certain = nulls - layout.leaks

@@ -56,6 +56,14 @@ def listed(indices: Iterable[int]) -> Callable[[int], int]:
     return list(indices).__getitem__
 
 
+def fft(n: int) -> Callable[[int], int]:
+    return lambda i: i if i < n // 2 else i - n
+
+
+def fft_at(n: int, *wanted: int) -> tuple[int, ...]:
+    return tuple(sorted([*wanted, *(n - k for k in wanted)]))
+
+
 INTEL_20 = [*range(-28, 0, 2), -1, *range(1, 28, 2), 28]
 INTEL_40 = [*range(-58, 0, 4), *range(2, 59, 4)]
 
@@ -71,6 +79,8 @@ def at(indices: list[int], *wanted: int) -> tuple[int, ...]:
 HT20_PILOTS = at(sides(1, 28), -21, -7, 7, 21)
 HT114_PILOTS = at(sides(2, 58), -53, -25, -11, 11, 25, 53)
 HE242_PILOTS = at(sides(2, 122), -116, -90, -48, -22, 22, 48, 90, 116)
+
+FFT80_NULLS = rows(0, 1, (123, 133), 255)
 
 FACTS: dict[str, tuple[int, Callable[[int], int], tuple[int, ...], tuple[int, ...]]] = {
     "esp_lltf": (64, natural, LLTF_NULLS, PILOTS),
@@ -100,8 +110,14 @@ FACTS: dict[str, tuple[int, Callable[[int], int], tuple[int, ...], tuple[int, ..
     "ht20_56": (56, listed(sides(1, 28)), (), HT20_PILOTS),
     "ht40_114": (114, listed(sides(2, 58)), (), HT114_PILOTS),
     "he20_242": (242, listed(sides(2, 122)), (), HE242_PILOTS),
+    # The pilots of these buffers hold nothing: they are nulls.
+    "feitcsi_ht20": (56, listed(sides(1, 28)), (7, 21, 34, 48), ()),
+    "feitcsi_he20": (242, listed(sides(2, 122)), (6, 32, 74, 100, 141, 167, 209, 235), ()),
+    "nexmon_20": (64, natural, rows(0, (29, 35)), PILOTS),
+    "nexmon_40": (128, fft(128), rows(0, 1, (59, 69), 127), fft_at(128, 11, 25, 53)),
+    "nexmon_80": (256, fft(256), FFT80_NULLS, fft_at(256, 11, 39, 75, 103)),
 }
-HE = {"c5_245", "he20_242"}
+HE = {"c5_245", "he20_242", "feitcsi_he20"}
 SHIFT_HZ = {"esp192_ht40_above": -10e6, "esp192_ht40_below": 10e6}
 layouts = pytest.mark.parametrize("layout", FACTS)
 

@@ -7,11 +7,13 @@ through the hook ``tonescope_decoders``. Nothing here imports a format.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from tonescope_server.csi.frames import Frame, Skipped
+from tonescope_server.csi.layouts import DetectedLayout, FrameKind, kind_of, survey_layouts
 from tonescope_server.errors import EmptyRecordingError, RecordingError, UnknownFormatError
 
 _HEAD_BYTES = 262_144
@@ -74,6 +76,20 @@ class Recording:
             yield from self.decoder.read(self.path)
         except OSError as error:
             raise RecordingError(f"recording {self.name!r}: cannot be read: {error.strerror}") from error
+
+    @cached_property
+    def layouts(self) -> Mapping[FrameKind, DetectedLayout]:
+        """Tell the tone layout of every kind of frame in it. The whole recording is read for that, once."""
+        return survey_layouts(self)
+
+    def labelled(self) -> Iterator[Frame | Skipped]:
+        """Read it from the start, each frame with its tone layout, ``"unknown_<n>"`` where nothing settles one."""
+        layouts = self.layouts
+        for item in self:
+            if isinstance(item, Frame) and (found := layouts.get(kind_of(item))) is not None:
+                yield replace(item, tone_layout=found.layout)
+            else:
+                yield item
 
 
 def open_recording(path: str | Path, decoders: Mapping[str, Decoder], format: str | None = None) -> Recording:
