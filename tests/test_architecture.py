@@ -32,6 +32,7 @@ LAYERS = (
     ("services",),
     ("config",),
     ("app",),
+    ("ingest",),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
@@ -40,7 +41,7 @@ FRONT = {"Explainer": "engine", "Target": "types"}
 MAY_IMPORT = {
     "grpc": {"services", "app"},
     "tonescope.v1": {"services"},
-    "tonescope": {"services", "cli"},
+    "tonescope": {"services", "ingest", "cli"},
     "tonescope_server.config": {"app", "cli"},
     "tonescope_server.testing": set(),
 }

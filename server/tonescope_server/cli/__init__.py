@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": "tonescope_server.cli.demo:demo",
     "replay": "tonescope_server.cli.replay:replay",
     "watch": "tonescope_server.cli.watch:watch",
+    "ingest": "tonescope_server.cli.ingest:ingest",
     "explain": "tonescope_server.cli.explain:explain",
     "saliency": "tonescope_server.cli.saliency:saliency",
     "inspect": "tonescope_server.cli.inspection:inspect",

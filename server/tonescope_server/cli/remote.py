@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 
 import tonescope
+from tonescope.results import ModelInfo
 from tonescope_server import errors
 
 _OURS = {
@@ -25,9 +26,19 @@ def daemon(address: str, timeout_s: float = 60.0) -> Iterator[tonescope.Client]:
     Raises:
         TonescopeError: of the daemon's tree, whatever the client raised.
     """
+    with our_errors(), tonescope.connect(address, timeout=timeout_s) as client:
+        yield client
+
+
+@contextmanager
+def our_errors() -> Iterator[None]:
+    """Turn the client's errors into the command line's own.
+
+    Raises:
+        TonescopeError: of the daemon's tree, whatever the client raised.
+    """
     try:
-        with tonescope.connect(address, timeout=timeout_s) as client:
-            yield client
+        yield
     except tonescope.TonescopeError as error:
         raise _OURS.get(error.reason, errors.TonescopeError)(str(error)) from error
 
@@ -48,10 +59,17 @@ def model_name(client: tonescope.Client, asked: str) -> str:
     Raises:
         UnknownModelError: none was named, and the daemon has none or several.
     """
-    if asked:
-        return asked
-    names = sorted({model.name for model in client.models() if model.state != "failed"})
+    return asked or only_model(client.models(), client.address)
+
+
+def only_model(models: Iterable[ModelInfo], address: str) -> str:
+    """Return the name of the only model there is.
+
+    Raises:
+        UnknownModelError: there is none, or several.
+    """
+    names = sorted({model.name for model in models if model.state != "failed"})
     if len(names) == 1:
         return names[0]
     found = f"several: {', '.join(names)}" if names else "none"
-    raise errors.UnknownModelError(f"--model: expected a name, as the daemon at {client.address} has {found}")
+    raise errors.UnknownModelError(f"--model: expected a name, as the daemon at {address} has {found}")

@@ -207,6 +207,7 @@ def _frame(record: _Record, format: str) -> Frame:
     return Frame(
         values,
         node_id=_optional_int(record.get("node_id")) or 0,
+        sequence=_optional_int(record.get("sequence")),
         capture_time_ns=_time_ns(record.get("timestamp")),
         rssi_dbm=_dbm(record.get("rssi")),
         noise_floor_dbm=_dbm(record.get("noise_floor")),
@@ -240,13 +241,17 @@ def _iq(record: _Record) -> npt.NDArray[np.complex64]:
         data = bytes.fromhex(record["iq_hex"])
     except (TypeError, ValueError) as error:
         raise FrameError("record: expected hexadecimal iq_hex, got something else") from error
+    antennas = record.get("antennas", 1)
+    if type(antennas) is not int or not 1 <= antennas <= 255:
+        raise FrameError(f"record: expected 1 to 255 antennas, got {str(antennas)[:20]}")
     announced = record.get("subcarriers")
-    n = announced if type(announced) is int else len(data) // 2
+    n = antennas * announced if type(announced) is int else len(data) // 2
     if len(data) < 2 * n or not data:
         raise ShortFrameError(f"record: expected {2 * n} bytes in iq_hex for {n} tones, got {len(data)}")
-    if len(data) != 2 * n:
+    if len(data) != 2 * n or n % antennas:
         raise FrameError(f"record: expected {2 * n} bytes in iq_hex for {n} tones, got {len(data)}")
-    return channel_values(np.frombuffer(data, np.int8))
+    values = channel_values(np.frombuffer(data, np.int8))
+    return values if antennas == 1 else values.reshape(antennas, -1)
 
 
 def _amplitudes(numbers: Any, name: str) -> FloatArray:
