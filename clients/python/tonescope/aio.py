@@ -91,6 +91,7 @@ class AsyncClient:
         target: TargetLike = None,
         top_k: int = 0,
         cells: bool = False,
+        declared_rows: bool = False,
         normalise: str = "",
         statistics: Sequence[Statistics] = (),
         raise_problems: bool = True,
@@ -111,6 +112,7 @@ class AsyncClient:
             parameters=parameters,
             top_k=top_k,
             cells=cells,
+            declared_rows=declared_rows,
             normalise=normalise,
             statistics=statistics,
         )

@@ -42,6 +42,7 @@ def explain_requests(
     parameters: Mapping[str, Any],
     top_k: int,
     cells: bool,
+    declared_rows: bool = False,
     normalise: str,
     statistics: Sequence[Statistics],
 ) -> Iterator[attribution_service_pb2.ExplainRequest]:
@@ -51,7 +52,7 @@ def explain_requests(
         ShapeError: no batch axis, or no window at all.
     """
     request = attribution_service_pb2.ExplainRequest(
-        options=options(model, version, target, method, parameters, top_k, cells),
+        options=options(model, version, target, method, parameters, top_k, cells, declared_rows),
         normalisation=normalisation(normalise),
         statistics=statistics_messages(statistics),
     )
@@ -109,6 +110,7 @@ def opening(
     parameters: Mapping[str, Any] | None = None,
     top_k: int = 0,
     cells: bool = False,
+    declared_rows: bool = False,
     window_frames: int = 0,
     hop_frames: int = 0,
     normalise: str = "",
@@ -136,7 +138,7 @@ def opening(
     return built(
         live_pb2.Open,
         ParameterError,
-        options=options(model, version, target, method, parameters or {}, top_k, cells),
+        options=options(model, version, target, method, parameters or {}, top_k, cells, declared_rows),
         windowing=windowing,
         normalisation=normalisation(normalise),
         statistics=statistics_messages(statistics),

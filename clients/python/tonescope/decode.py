@@ -35,9 +35,13 @@ def tone_table(message: csi_pb2.ToneTable) -> r.ToneTable:
                 offset_hz=tone.offset_hz if tone.HasField("offset_hz") else None,
                 kind=_KINDS.get(tone.kind, "unknown"),
                 training_field=tone.training_field,
+                frequency_mhz=tone.frequency_mhz if tone.HasField("frequency_mhz") else None,
+                name=tone.name,
             )
             for tone in message.tones
         ),
+        "features" if message.rows_are == csi_pb2.ROWS_ARE_FEATURES else "tones",
+        message.centre_mhz if message.HasField("centre_mhz") else None,
     )
 
 
@@ -103,6 +107,7 @@ def explanation(message: attribution_pb2.Explanation, table: r.ToneTable = _NO_T
         evaluations=message.evaluations if has("evaluations") else None,
         standard_error=_optional(message.standard_error) if has("standard_error") else None,
         problem=from_problem(message.problem) if has("problem") else None,
+        declared_rows=_optional(message.declared_rows) if has("declared_rows") else None,
     )
 
 

@@ -196,6 +196,7 @@ def options(
     parameters: Mapping[str, Any],
     top_k: int,
     cells: bool,
+    declared_rows: bool = False,
 ) -> attribution_pb2.ExplainOptions:
     """Build what single calls and streams have in common.
 
@@ -210,6 +211,7 @@ def options(
         method=method_call(method, parameters),
         top_k=top_k,
         want_cells=cells,
+        want_declared_rows=declared_rows,
     )
 
 

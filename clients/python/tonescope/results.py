@@ -24,6 +24,8 @@ class Tone:
         offset_hz: offset from the centre frequency, hertz; None where it is not known.
         kind: "data", "pilot", "null" or "unknown".
         training_field: "lltf", "ht_ltf", …; empty where it is not known.
+        frequency_mhz: the absolute frequency; None where the model's manifest does not settle it.
+        name: of a feature; empty for a tone.
     """
 
     row: int
@@ -31,14 +33,24 @@ class Tone:
     offset_hz: float | None
     kind: str
     training_field: str = ""
+    frequency_mhz: float | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ToneTable:
-    """The identity of every row of a result: ``id`` is the layout's name."""
+    """The identity of every row of a result.
+
+    Attributes:
+        id: the layout's name.
+        rows_are: "tones", or "features" for a model that takes engineered features and has no tone axis.
+        centre_mhz: the frequency that offsets are measured from; None where it is not known.
+    """
 
     id: str
     tones: tuple[Tone, ...] = ()
+    rows_are: str = "tones"
+    centre_mhz: float | None = None
 
     def __len__(self) -> int:
         return len(self.tones)
@@ -109,6 +121,8 @@ class Explanation:
         score: the target's value; None where there is a problem.
         tones: attribution per row of ``tone_table``, float32, raw and signed.
         cells: attribution per input cell, in the input's shape without the batch axis; None unless asked for.
+        declared_rows: attribution per row of the axis that the model's own shape calls tones, whatever its cells
+            really hold; None unless asked for, and where there is no such axis.
         top: the strongest tones by |attribution|, strongest first.
         convergence_delta: Σ cells − (f(x) − f(baseline)); None for a method that has none.
         null_tone_share: the part of Σ|attribution| on tones without signal, [0, 1]; None where none is known as
@@ -147,6 +161,7 @@ class Explanation:
     evaluations: int | None
     standard_error: Array | None
     problem: TonescopeError | None = None
+    declared_rows: Array | None = None
 
 
 class Explanations(Sequence[Explanation]):

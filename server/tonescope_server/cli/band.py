@@ -13,6 +13,7 @@ import numpy.typing as npt
 from rich.text import Text
 
 from tonescope.results import Explanation, Tone, ToneTable
+from tonescope_server.cli.identity import megahertz_text
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 NULL, PILOT = "░", "╵"
@@ -102,6 +103,18 @@ def axis(columns: Sequence[Column]) -> str:
     return "".join(line)
 
 
+def frequency_axis(columns: Sequence[Column], table: ToneTable) -> str:
+    """Say under the ends and the middle how many MHz they are, or are from the centre; "" where that is not known."""
+    line = [" "] * len(columns)
+    for at in dict.fromkeys((0, len(columns) - 1, len(columns) // 2)):
+        label = megahertz_text(table.tones[columns[at].rows[0]])
+        start = min(max(0, at - len(label) // 2), len(columns) - len(label))
+        if label and start >= 0 and all(each == " " for each in line[max(0, start - 1) : start + len(label) + 1]):
+            line[start : start + len(label)] = label
+    text = "".join(line)
+    return f"{text}  MHz" if text.strip() else ""
+
+
 def prediction_text(explanation: Explanation) -> str:
     """Say in a few words what the model said."""
     said = explanation.prediction
@@ -110,13 +123,6 @@ def prediction_text(explanation: Explanation) -> str:
     name = said.class_name or f"class {said.class_index}"
     sure = f" {said.probability:.0%}" if said.probability is not None else ""
     return f"{name}{sure}{' (never trained)' if said.class_never_trained else ''}"
-
-
-def tone_text(tone: Tone | None, row: int) -> str:
-    """Name a tone: its signed index, or its row where that is not known."""
-    if tone is None or tone.subcarrier_index is None:
-        return f"row {row}"
-    return f"{tone.subcarrier_index:+d}" if tone.subcarrier_index else "0"
 
 
 def null_share_text(share: float | None) -> Text:

@@ -18,9 +18,9 @@ import typer
 
 import tonescope
 from tonescope.results import Explanation, Notice
-from tonescope_server.cli.band import tone_text
 from tonescope_server.cli.console import out, remark, write_json
 from tonescope_server.cli.findings import findings_told, section
+from tonescope_server.cli.identity import tone_text
 from tonescope_server.cli.pace import Played, play
 from tonescope_server.cli.recordings import open_file
 from tonescope_server.cli.remote import daemon, model_name

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tonescope_server.models.rows import row_table
 from tonescope_server.reports.doctor import Report
 from tonescope_server.reports.readings import Explained, Tried
 
@@ -79,9 +80,11 @@ def _reading_json(tried: Tried, is_best: bool) -> dict[str, Any]:
 def _tones_json(report: Report) -> list[dict[str, Any]]:
     """List the tones by the best reading, each with its mean |attribution| were that reading declared."""
     made = report.as_declared_best()
-    table = report.best.reading.table if report.best is not None else report.model.table
+    layout = report.best.reading.layout if report.best is not None else ""
+    table = row_table(report.model.manifest, layout)
     tones = [
         {"row": tone.row, "subcarrier_index": tone.subcarrier_index, "offset_hz": tone.offset_hz}
+        | {"frequency_mhz": table.frequency_mhz(tone)}
         | {"kind": tone.kind, "training_field": tone.training_field}
         for tone in table
     ]

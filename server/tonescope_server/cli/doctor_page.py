@@ -23,6 +23,7 @@ from tonescope_server.checks.layout import Reading, Signature, declared_reading
 from tonescope_server.cli.console import writing
 from tonescope_server.cli.pictures import DPI, Band, band_figure, map_figure
 from tonescope_server.errors import ParameterError
+from tonescope_server.models.rows import row_table
 from tonescope_server.reports.doctor import Report
 from tonescope_server.reports.readings import Explained
 from tonescope_server.services.in_process import client_table
@@ -145,7 +146,7 @@ def _band(report: Report, made: Explained, reading: Reading, how: str) -> Band:
         subtitle=f"{report.model.name[:LONGEST]} on {report.data.name[:LONGEST]}: "
         f"mean |input × gradient| over {n} windows · "
         f'order "{reading.cell_order}", layout "{reading.layout}" · normalisation {made.windows.normalisation}',
-        table=client_table(reading.table),
+        table=client_table(row_table(report.model.manifest, reading.layout)),
         tones=folded.mean(axis=0),
         error=folded.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else None,
         unit="mean |attribution|",

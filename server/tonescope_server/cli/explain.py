@@ -14,9 +14,10 @@ import tonescope
 from tonescope.results import Explanation, ToneTable
 from tonescope_server.checks import Finding
 from tonescope_server.checks.drift import attribution_profile
-from tonescope_server.cli.band import null_share_text, prediction_text, tone_text
+from tonescope_server.cli.band import null_share_text, prediction_text
 from tonescope_server.cli.console import out, progress, remark, write_json
 from tonescope_server.cli.findings import findings_here, findings_there, findings_told, section, show_findings
+from tonescope_server.cli.identity import FEATURES, declared_rows_of, declared_table, identity_table, tone_text
 from tonescope_server.cli.local import explain_here, jobs_of, load
 from tonescope_server.cli.options import (
     MODEL_FILE_OPTIONS,
@@ -45,7 +46,7 @@ from tonescope_server.csi.frames import Frame
 from tonescope_server.csi.tones import tone_table
 from tonescope_server.engine.explainer import installed_plugins
 from tonescope_server.errors import ParameterError
-from tonescope_server.live.messages import Job
+from tonescope_server.live.messages import Job, Wanted
 from tonescope_server.models.manifest import Manifest
 from tonescope_server.reports.arrays import ARRAYS, read_arrays
 from tonescope_server.types import Target
@@ -70,6 +71,10 @@ def explain(
     hop: HopOption = 0,
     format: FormatOption = "",
     top: Annotated[int, typer.Option("--top", min=1, help="How many of the strongest tones to list.")] = 8,
+    declared_rows: Annotated[
+        bool,
+        typer.Option("--declared-rows", help="Show the rows of the model's declared shape beside the tones as well."),
+    ] = False,
     json: Annotated[
         Path | None, typer.Option("--json", help="Write every result here; '-' is stdout.", show_default=False)
     ] = None,
@@ -95,6 +100,7 @@ def explain(
         with daemon(server) as client:
             asked = parse_target(target, output, tonescope.Target)
             options: dict[str, Any] = {"method": method, "target": asked, "top_k": top, "cells": png is not None}
+            options["declared_rows"] = declared_rows
             found, drawn, findings = _remote(client, file, model, options, parameters, (normalise, hop, format), window)
     else:
         explainer = load(context, model, store, manifest, adapter, weights)
@@ -104,7 +110,7 @@ def explain(
             recording = open_file(file, explainer.host, format)
             jobs = windows_of(recording, explainer.model, explainer.host, normalise, hop)[0]
         asked_here = parse_target(target, output, Target)
-        found = explain_here(explainer, jobs, method, asked_here, parameters, top, cells=True)
+        found = explain_here(explainer, jobs, method, asked_here, parameters, Wanted(top, True, declared_rows))
         findings = findings_here(explainer, file, format, normalise, method, found)
         if png is None:
             found = [replace(each, cells=None) for each in found]
@@ -112,19 +118,25 @@ def explain(
             remark(f"warning: {text}")
         drawn = explainer.model.cells, _values(jobs, window)
     if json is not None:
-        write_json(report_of(found, findings), json)
+        write_json(report_of(found, findings, drawn[0] if declared_rows else None), json)
     if png is not None:
         _draw(found, window, *drawn, file, png)
         remark(f"wrote {png}")
     if json is None or str(json) != "-":
         show(found, top)
+        if declared_rows:
+            show_declared(found, drawn[0], top)
     show_findings(findings)
 
 
-def report_of(found: list[Explanation], findings: list[Finding]) -> dict[str, Any]:
-    """Build the report: what was found wrong, where the attribution lies over all windows, and every explanation."""
+def report_of(found: list[Explanation], findings: list[Finding], cells: CellMap | None = None) -> dict[str, Any]:
+    """Build the report: what was found wrong, where the attribution lies over all windows, and every explanation.
+
+    With ``cells``, also what each declared row holds.
+    """
     profile: Any = attribution_profile(np.stack([each.tones for each in found])) if found else []
-    return {"findings": section(findings), "attribution_profile": profile, "explanations": found}
+    report = {"findings": section(findings), "attribution_profile": profile, "explanations": found}
+    return report if cells is None else report | {"declared_rows": declared_rows_of(cells)}
 
 
 def _values(jobs: list[Job], window: int) -> Any:
@@ -199,8 +211,24 @@ def show(found: list[Explanation], top: int) -> None:
         out.print(f"… and {len(found) - SHOWN} more")
     if found:
         out.print(strongest(found, top), markup=False, soft_wrap=True)
+        mean = np.abs(np.stack([each.tones for each in found])).mean(axis=0)
+        rows = np.argsort(-mean, kind="stable")[:top].tolist()
+        out.print(identity_table(found[0].tone_table, rows, {"mean |attribution|": mean}))
+        if found[0].tone_table.rows_are == "features":
+            remark(FEATURES)
     for text in dict.fromkeys(f"{w.code}: {w.message}" for each in found for w in each.warnings):
         remark(f"warning: {text}")
+
+
+def show_declared(found: list[Explanation], cells: CellMap, top: int) -> None:
+    """Show the strongest declared rows, and what they really hold."""
+    table = declared_table(found, cells, top)
+    if table is None:
+        remark(f"no declared rows: no axis of {cells.shape} is as long as the tones, or the method is per tone only")
+        return
+    if cells.rows_are_tones:
+        remark("declared rows are the tones: the cells lie as the model's shape says")
+    out.print(table)
 
 
 def strongest(found: list[Explanation], top: int) -> str:
@@ -208,7 +236,7 @@ def strongest(found: list[Explanation], top: int) -> str:
     mean = np.abs(np.stack([each.tones for each in found])).mean(axis=0)
     table: ToneTable = found[0].tone_table
     rows = np.argsort(-mean, kind="stable")[:top]
-    named = [f"{tone_text(table.tones[row] if len(table) else None, row)} ({mean[row]:.3g})" for row in rows]
+    named = [tone_text(table.tones[row] if len(table) else None, row) for row in rows]
     return f"strongest by mean |attribution| over {len(found)} windows: {', '.join(named)}"
 
 

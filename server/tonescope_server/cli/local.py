@@ -19,7 +19,7 @@ from tonescope_server.demo import store_path
 from tonescope_server.engine.targets import TargetLike
 from tonescope_server.engine.windows import checked
 from tonescope_server.live.intake import Intake
-from tonescope_server.live.messages import Job, Options, ReceivedWindow
+from tonescope_server.live.messages import Job, Options, ReceivedWindow, Wanted
 from tonescope_server.live.protocol import negotiate
 from tonescope_server.services.in_process import InProcess
 from tonescope_server.types import Target
@@ -66,8 +66,7 @@ def explain_here(
     method: str,
     target: TargetLike,
     parameters: Mapping[str, Any],
-    top_k: int = 8,
-    cells: bool = False,
+    want: Wanted = Wanted(8),  # noqa: B008  it is frozen
 ) -> list[Explanation]:
     """Explain windows, with a progress bar; a target that has a label for each window goes along with them.
 
@@ -75,14 +74,14 @@ def explain_here(
         TonescopeError: what is wrong with the request or with a window.
     """
     labelled = target if isinstance(target, Target) and isinstance(target.index, np.ndarray) else None
-    request = InProcess(explainer, method, target, parameters, top_k, cells)
+    request = InProcess(explainer, method, target, parameters, want)
     explained: list[Explanation] = []
     with progress(f"{method} on {explainer.model.name}", len(jobs)) as bar:
         for start in range(0, len(jobs), BATCH):
             batch = jobs[start : start + BATCH]
             if labelled is not None:
                 own = replace(labelled, index=np.asarray(labelled.index)[start : start + BATCH])
-                request = InProcess(explainer, method, own, parameters, top_k, cells)
+                request = InProcess(explainer, method, own, parameters, want)
             explained.extend(request.explain(batch))
             bar.advance(len(batch))
     return explained

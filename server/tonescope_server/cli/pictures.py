@@ -205,6 +205,8 @@ def _missing(tones: Sequence[Tone]) -> set[int]:
 
 
 def _index_label(tones: Sequence[Tone]) -> str:
+    if any(tone.name for tone in tones):
+        return "feature (row)"
     known = all(tone.subcarrier_index is not None for tone in tones)
     return "subcarrier index (DC = 0)" if known else "row (tone identity unknown)"
 
@@ -219,9 +221,11 @@ def _label_frequency(axes: Axes, tones: Sequence[Tone], field_name: str, below: 
         axes.set_title(name.rstrip(": "), fontsize=9)
         return
     first = tones[0]
-    shift = (first.offset_hz or 0.0) * 1e-6 - _x(first) * spacing
+    is_absolute = first.frequency_mhz is not None
+    shift = (first.frequency_mhz or (first.offset_hz or 0.0) * 1e-6) - _x(first) * spacing
     top = axes.secondary_xaxis("top", functions=_line(spacing, shift))
-    top.set_xlabel(f"{name}offset from the centre frequency (MHz)")
+    top.ticklabel_format(useOffset=False)
+    top.set_xlabel(f"{name}frequency (MHz)" if is_absolute else f"{name}offset from the centre frequency (MHz)")
 
 
 def _line(slope: float, shift: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:

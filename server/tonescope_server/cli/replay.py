@@ -14,9 +14,9 @@ from rich.table import Table
 
 import tonescope
 from tonescope.results import Explanation, ModelDetail
-from tonescope_server.cli.band import tone_text
 from tonescope_server.cli.console import err, listed, out, progress, remark, write_json
 from tonescope_server.cli.findings import findings_told, section, show_notices
+from tonescope_server.cli.identity import identity_of
 from tonescope_server.cli.options import (
     DEFAULT_GIVE_UP_S,
     DEFAULT_SERVER,
@@ -194,10 +194,7 @@ def _top(result: NodeResult) -> list[dict[str, Any]]:
         return []
     table = result.last.tone_table
     rows = np.argsort(-np.abs(result.mean), kind="stable")[:8]
-    tones = [(int(row), table.tones[row] if len(table) else None) for row in rows]
-    return [
-        {"row": row, "tone": tone_text(tone, row), "mean_attribution": float(result.mean[row])} for row, tone in tones
-    ]
+    return [identity_of(table, int(row)) | {"mean_attribution": float(result.mean[row])} for row in rows]
 
 
 def _show(played: Played, results: Mapping[int, NodeResult], stream: tonescope.LiveStream) -> None:

@@ -18,9 +18,9 @@ from tonescope.results import Explanation
 from tonescope_server import Explainer
 from tonescope_server.checks import Finding
 from tonescope_server.checks.predictions import check_confidence
-from tonescope_server.cli.band import tone_text
 from tonescope_server.cli.console import out, plain, remark, write_json
 from tonescope_server.cli.findings import findings_here, section, show_findings
+from tonescope_server.cli.identity import FEATURES, identity_table, tone_text
 from tonescope_server.cli.local import explain_here, load
 from tonescope_server.cli.options import (
     AdapterOption,
@@ -174,6 +174,8 @@ def report_of(kind: Kind, model: str, found: Sequence[Explanation]) -> dict[str,
             "max_to_mean_ratio": float(mean.max()) / average if average else 0.0,
         },
         "tone_layout": table.id,
+        "rows_are": table.rows_are,
+        "centre_mhz": table.centre_mhz,
         "tones": plain(table.tones),
         "null_tone_share": float(np.abs(mean[nulls]).sum()) / total if nulls and total else None,
     }
@@ -207,6 +209,10 @@ def _say(report: dict[str, Any], found: Sequence[Explanation], explainer: Explai
     out.print(
         f"top 8 of {len(table)} tones over {len(found)} windows: {', '.join(named)}", markup=False, soft_wrap=True
     )
+    if table.rows_are == "features":
+        remark(FEATURES)
+    mean = np.array(report["saliency_per_subcarrier"])
+    out.print(identity_table(table, report["top_k_subcarriers"]["8"], {"saliency": mean}))
     share = report["null_tone_share"]
     if share is not None:
         out.print(f"on tones that carry no signal: {share:.1%}")

@@ -20,6 +20,7 @@ from tonescope.results import Explanation, Notice
 from tonescope_server.cli import band
 from tonescope_server.cli.console import err, listed, out
 from tonescope_server.cli.findings import show_notices
+from tonescope_server.cli.identity import FEATURES, identity_text
 from tonescope_server.cli.options import (
     DEFAULT_GIVE_UP_S,
     DEFAULT_SERVER,
@@ -191,7 +192,7 @@ class View:
     def line(self, explanation: Explanation) -> str:
         """Say one explanation in one line of plain text."""
         values = band.values_of(self._columns, explanation.tones)
-        top = " ".join(band.tone_text(tone.tone, tone.row) for tone in explanation.top[:4])
+        top = "; ".join(identity_text(tone.tone, tone.row) for tone in explanation.top[:4])
         share = explanation.null_tone_share
         return (
             f"node {explanation.node_id} window {explanation.window_index:>4}  "
@@ -217,9 +218,18 @@ class View:
         head.append_text(band.null_share_text(explanation.null_tone_share))
         head.append(f"  window {explanation.window_index}", band.FAINT)
         lines = [Text(), head, *band.bars(self._columns, values, height), Text(band.axis(self._columns), band.FAINT)]
+        lines += _frequencies(self._columns, explanation)
         running = explanation.running
         if running is not None and running.count > 1:
             mean = band.sparkline(self._columns, band.values_of(self._columns, np.asarray(running.mean)))
             mean.append(f"  mean of {running.count}", band.FAINT)
             lines.append(mean)
         return lines
+
+
+def _frequencies(columns: list[band.Column], explanation: Explanation) -> list[Text]:
+    """Return the axis in MHz; for features, the word that they are none."""
+    if explanation.tone_table.rows_are == "features":
+        return [Text(FEATURES, band.FAINT)]
+    axis = band.frequency_axis(columns, explanation.tone_table)
+    return [Text(axis, band.FAINT)] if axis else []

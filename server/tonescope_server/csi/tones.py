@@ -42,6 +42,13 @@ class ToneKind(StrEnum):
     UNKNOWN = "unknown"
 
 
+class RowsAre(StrEnum):
+    """What the rows of a table are: subcarriers, or engineered features, which lie on no frequency."""
+
+    TONES = "tones"
+    FEATURES = "features"
+
+
 @dataclass(frozen=True, slots=True)
 class Tone:
     """One row of a tone table.
@@ -54,6 +61,7 @@ class Tone:
         kind: data, pilot, null (no signal), or unknown.
         training_field: ``"lltf"``, ``"ht_ltf"``, ``"he_ltf"``; ``"csd"`` for a row that holds a cyclic-shift
             angle in place of a channel; "" where the source does not say.
+        name: of a feature; "" for a tone, and for a feature that has none.
     """
 
     row: int
@@ -61,6 +69,7 @@ class Tone:
     offset_hz: float | None
     kind: ToneKind
     training_field: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,12 +83,16 @@ class ToneTable:
             ``"unknown"``.
         centre: what ``offset_hz`` is measured from: ``"channel"`` (the 20 MHz primary, or the only channel)
             or ``"ht40"`` (the centre of the 40 MHz pair).
+        centre_mhz: the frequency of that centre; None where not known. See ``at``.
+        rows_are: tones, or features.
     """
 
     id: str
     tones: tuple[Tone, ...]
     status: str = "unknown"
     centre: str = "channel"
+    centre_mhz: float | None = None
+    rows_are: RowsAre = RowsAre.TONES
 
     def __len__(self) -> int:
         return len(self.tones)
@@ -103,6 +116,27 @@ class ToneTable:
     def knows_nulls(self) -> bool:
         """Say whether the table marks any row as null: without one there is no null-tone share."""
         return bool(self.null_rows)
+
+    @property
+    def is_unknown(self) -> bool:
+        """Say whether nothing but the number of rows is known."""
+        return self.id.startswith(_UNKNOWN_PREFIX)
+
+    @property
+    def width_mhz(self) -> int:
+        """Give the width of the channel whose centre is the table's: 20, 40 or 80 MHz, by how far its tones reach."""
+        reach_hz = max((abs(tone.offset_hz) for tone in self.tones if tone.offset_hz is not None), default=0.0)
+        return next((width for width in (20, 40) if reach_hz <= width * 0.5e6), 80)
+
+    def at(self, centre_mhz: float | None) -> ToneTable:
+        """Return the table with its centre at this frequency."""
+        return self if centre_mhz == self.centre_mhz else replace(self, centre_mhz=centre_mhz)
+
+    def frequency_mhz(self, tone: Tone) -> float | None:
+        """Give the absolute frequency of one of its tones; None where it or the centre is not known."""
+        if self.centre_mhz is None or tone.offset_hz is None:
+            return None
+        return self.centre_mhz + tone.offset_hz * 1e-6
 
 
 @dataclass(frozen=True)
@@ -299,6 +333,20 @@ def unknown_table(n: int) -> ToneTable:
     if not 1 <= n <= MAX_UNKNOWN_TONES:
         raise UnknownToneLayoutError(f"tone layout 'unknown_{n}': expected 1 to {MAX_UNKNOWN_TONES} rows, got {n}")
     return ToneTable(f"{_UNKNOWN_PREFIX}{n}", tuple(Tone(i, None, None, ToneKind.UNKNOWN) for i in range(n)))
+
+
+def feature_table(n: int, names: Sequence[str] = ()) -> ToneTable:
+    """Give a table of ``n`` engineered features, which are no tones.
+
+    Raises:
+        ShapeError: names, but not one for each.
+        UnknownToneLayoutError: ``n`` is not in 1 … 65,536.
+    """
+    if names and len(names) != n:
+        raise ShapeError(f"feature names: expected {n}, got {len(names)}")
+    table = unknown_table(n)
+    tones = tuple(replace(tone, name=name) for tone, name in zip(table, names, strict=True)) if names else table.tones
+    return replace(table, tones=tones, rows_are=RowsAre.FEATURES)
 
 
 def tone_table(layout_id: str, n: int | None = None) -> ToneTable:

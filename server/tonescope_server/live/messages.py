@@ -22,6 +22,21 @@ class Overload(StrEnum):
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What to send beside the attribution per tone.
+
+    Attributes:
+        top_k: how many tones to list as the strongest.
+        cells: the attribution per cell.
+        declared_rows: the attribution per row of the axis that the model's own shape calls tones.
+    """
+
+    top_k: int = 0
+    cells: bool = False
+    declared_rows: bool = False
+
+
+@dataclass(frozen=True)
 class Options:
     """How to open a stream, as asked. Zero, "" and None mean: as the manifest or the daemon has it.
 
@@ -36,8 +51,7 @@ class Options:
     target: Target | None = None
     method: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    top_k: int = 0
-    want_cells: bool = False
+    want: Wanted = Wanted()
     window_frames: int = 0
     hop_frames: int = 0
     normalisation: str | None = None

@@ -5,12 +5,12 @@ No I/O, no clock, no computing: messages in, decisions out. What becomes of fram
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from tonescope_server.csi.windows import accepted_lengths
 from tonescope_server.errors import ParameterError, ProtocolError, ShapeError
-from tonescope_server.live.messages import Options, Overload, Warned
+from tonescope_server.live.messages import Options, Overload, Wanted, Warned
 from tonescope_server.models.model import Model
 
 TOP_K = 8
@@ -54,6 +54,7 @@ class Agreement:
     Attributes:
         frame_lengths: the lengths that a frame may have.
         normalisation: how the frames' windows are normalised.
+        want: what explanations carry; ``top_k`` is resolved.
         window_normalisation: how windows that come as such are: "none" unless the client asked for more.
         warnings: what the client should know from the start.
     """
@@ -66,8 +67,7 @@ class Agreement:
     queue_windows: int
     overload: Overload
     latency_budget_s: float
-    top_k: int
-    want_cells: bool
+    want: Wanted
     warnings: tuple[Warned, ...] = ()
 
 
@@ -94,8 +94,7 @@ def negotiate(options: Options, model: Model, most_windows: int) -> Agreement:
         queue_windows=min(options.queue_windows or most_windows, most_windows),
         overload=options.overload,
         latency_budget_s=options.latency_budget_s,
-        top_k=min(options.top_k or TOP_K, model.cells.n_tones),
-        want_cells=options.want_cells,
+        want=replace(options.want, top_k=min(options.want.top_k or TOP_K, model.cells.n_tones)),
         warnings=(*warnings, *(Warned("MODEL", text) for text in model.warnings)),
     )
 

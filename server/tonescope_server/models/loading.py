@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tonescope_server.csi.cells import CellMap, cell_map
-from tonescope_server.csi.tones import ToneTable, tone_table
+from tonescope_server.csi.tones import ToneTable
 from tonescope_server.errors import ManifestError, TonescopeError
 from tonescope_server.models.architectures import Architecture, built_in_architectures
 from tonescope_server.models.loaders import LoadedGraph
@@ -20,6 +20,7 @@ from tonescope_server.models.loaders.onnx import load_onnx
 from tonescope_server.models.loaders.safetensors import load_safetensors
 from tonescope_server.models.manifest import Manifest
 from tonescope_server.models.model import Model, TensorSpec, output_specs
+from tonescope_server.models.rows import row_table
 
 MANIFEST = "model.toml"
 SUFFIXES = (".onnx", ".safetensors")
@@ -246,7 +247,7 @@ def _cells(resolved: Manifest) -> tuple[ToneTable, CellMap]:
     shape, frames = resolved.input.shape, resolved.window.frames
     rows = math.prod(shape) // frames
     layout = resolved.tones.layout
-    table = tone_table(layout)
+    table = row_table(resolved)
     if len(table) != rows:
         raise ManifestError(
             f'tones.layout: "{layout}" has {len(table)} tones, '

@@ -74,6 +74,7 @@ class InputSection(Section):
             "feature" (no frames).
         quantity: what a cell holds.
         gain: whether amplitudes had the receiver's gain taken out ("agc") in training.
+        feature_names: names of engineered features, for the cell order "feature"; empty means they have none.
     """
 
     name: str = ""
@@ -82,6 +83,7 @@ class InputSection(Section):
     cell_order: Literal["tone_frame", "frame_tone", "feature"] = "tone_frame"
     quantity: Literal["amplitude", "phase", "complex"] = "amplitude"
     gain: Literal["", "none", "agc"] = ""
+    feature_names: tuple[str, ...] = ()
 
 
 class TonesSection(Section):
@@ -91,8 +93,10 @@ class TonesSection(Section):
         layout: id of a tone layout; "" means it is not known, and rows stay unnamed.
         chip: the radio, such as "esp32-s3".
         training_field: the field the channel was estimated from, such as "lltf".
-        channel: the WiFi channel; 0 means not known.
+        channel: the WiFi channel, of 40 MHz the primary one; 0 means not known.
         bandwidth_mhz: the channel width; 0 means not known.
+        secondary: the side of the primary channel that the secondary one of 40 MHz lies on; "" means not known.
+        centre_mhz: the frequency that the layout's offsets are from, whatever the channel; 0 means not stated.
     """
 
     layout: str = ""
@@ -100,6 +104,8 @@ class TonesSection(Section):
     training_field: str = ""
     channel: Index = 0
     bandwidth_mhz: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    secondary: Literal["", "above", "below"] = ""
+    centre_mhz: Annotated[FiniteFloat, Field(ge=0)] = 0.0
 
 
 class NormalisationSection(Section):
@@ -340,6 +346,8 @@ class Manifest(Section):
                 "if the windows come from another radio or recorder, every tone named in a result is wrong"
             )
             return self.tones.filled(layout=layouts[rows])
+        if self.input.states("cell_order") and self.input.cell_order == "feature":
+            return self.tones.filled(layout=f"unknown_{rows}")  # features are no tones: there is nothing to guess
         warnings.append(
             f'tones.layout is taken to be "unknown_{rows}": nothing says which subcarriers the rows are, so '
             "results name rows only and null tones cannot be told"

@@ -95,7 +95,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         finally:
             patience.give_up()
         response = service_pb2.ExplainResponse(tone_table=tone_table_of(model.model.table))
-        writer = ExplanationWriter(model.model, prepared, agreement.top_k, agreement.want_cells)
+        writer = ExplanationWriter(model.model, prepared, agreement.want)
         for answer in answers:
             writer.write(answer, response.explanations.add())
         return response
@@ -131,7 +131,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
             log.info("stream opened", stream=opened.stream_id, source=options.source_id, peer=context.peer())
             await context.write(live_pb2.LiveResponse(opened=opened))
             intake.notices.extend(agreement.warnings)
-            writer = ExplanationWriter(model.model, prepared, agreement.top_k, agreement.want_cells)
+            writer = ExplanationWriter(model.model, prepared, agreement.want)
             receive = self._receiver(context, conversation, intake, options.default_format)
             session = Session(intake, buffer, runner, self._totals, checking)
             await session.run(receive, _sender(context, writer), self._drain)

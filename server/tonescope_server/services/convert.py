@@ -18,7 +18,7 @@ from google.protobuf import json_format, struct_pb2
 from tonescope.v1 import attribution_pb2, csi_pb2, live_pb2, tensor_pb2
 from tonescope_server.csi.decoders import Decoder
 from tonescope_server.csi.frames import Frame
-from tonescope_server.csi.tones import ToneKind, ToneTable
+from tonescope_server.csi.tones import RowsAre, ToneKind, ToneTable
 from tonescope_server.errors import (
     ByteLengthError,
     DtypeError,
@@ -30,7 +30,7 @@ from tonescope_server.errors import (
     TonescopeError,
     UnknownFormatError,
 )
-from tonescope_server.live.messages import Options, Overload, ReceivedWindow, Undecodable
+from tonescope_server.live.messages import Options, Overload, ReceivedWindow, Undecodable, Wanted
 from tonescope_server.types import FloatArray, Target
 
 _DTYPES: dict[int, np.dtype[Any]] = {
@@ -59,6 +59,7 @@ _KINDS = {
     ToneKind.NULL: csi_pb2.TONE_KIND_NULL,
     ToneKind.UNKNOWN: csi_pb2.TONE_KIND_UNSPECIFIED,
 }
+_ROWS_ARE = {RowsAre.TONES: csi_pb2.ROWS_ARE_TONES, RowsAre.FEATURES: csi_pb2.ROWS_ARE_FEATURES}
 
 
 def array_of(tensor: tensor_pb2.Tensor, what: str) -> npt.NDArray[Any]:
@@ -260,8 +261,7 @@ def options_of(message: live_pb2.Open) -> Options:
         target=target_of(asked.target) if asked.HasField("target") else None,
         method=asked.method.name,
         parameters=parameters_of(asked.method.parameters),
-        top_k=asked.top_k,
-        want_cells=asked.want_cells,
+        want=Wanted(asked.top_k, asked.want_cells, asked.want_declared_rows),
         window_frames=message.windowing.window_frames,
         hop_frames=message.windowing.hop_frames,
         normalisation=normalisation_of(message.normalisation),
@@ -323,9 +323,13 @@ def tone_table_of(table: ToneTable) -> csi_pb2.ToneTable:
                 offset_hz=tone.offset_hz,
                 kind=_KINDS[tone.kind],
                 training_field=tone.training_field,
+                frequency_mhz=table.frequency_mhz(tone),
+                name=tone.name,
             )
             for tone in table.tones
         ],
+        rows_are=_ROWS_ARE[table.rows_are],
+        centre_mhz=table.centre_mhz,
     )
 
 

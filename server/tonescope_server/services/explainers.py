@@ -15,11 +15,11 @@ from threading import Lock
 from typing import Any
 
 from tonescope_server.csi.cells import cell_map
-from tonescope_server.csi.tones import tone_table
 from tonescope_server.engine.explainer import Explainer
 from tonescope_server.engine.plan import PlanCache
 from tonescope_server.engine.prepared import Prepared
 from tonescope_server.models.model import Model
+from tonescope_server.models.rows import row_table
 from tonescope_server.models.store import ModelStore
 from tonescope_server.plugin.host import PluginHost
 from tonescope_server.types import Target
@@ -137,6 +137,6 @@ def with_tones(model: Model, tone_layout: str) -> Model:
     """
     if tone_layout in ("", model.table.id):
         return model
-    table = tone_table(tone_layout)
+    table = row_table(model.manifest, tone_layout)
     cells = model.cells
     return replace(model, table=table, cells=cell_map(cells.shape, table, cells.cell_order, cells.n_frames))

@@ -13,7 +13,7 @@ import numpy as np
 from tonescope.v1 import attribution_pb2, error_pb2, tensor_pb2
 from tonescope_server.engine.prepared import Prepared
 from tonescope_server.errors import TonescopeError
-from tonescope_server.live.messages import Answer, Job, Running
+from tonescope_server.live.messages import Answer, Job, Running, Wanted
 from tonescope_server.models.model import Model
 from tonescope_server.services.convert import struct_of, tensor_of
 from tonescope_server.services.status import problem_of
@@ -28,13 +28,12 @@ class ExplanationWriter:
     Args:
         model: the model that answers.
         prepared: the plan that explains.
-        top_k: how many tones ``top`` lists.
-        want_cells: whether to send the attribution per cell.
+        want: what explanations carry beside the attribution per tone.
     """
 
-    def __init__(self, model: Model, prepared: Prepared, top_k: int, want_cells: bool) -> None:
-        self._top_k = top_k
-        self._want_cells = want_cells
+    def __init__(self, model: Model, prepared: Prepared, want: Wanted) -> None:
+        self._want = want
+        self._cells = model.cells
         self._tones_shape = (model.cells.n_tones,)
         self._first_output = model.outputs[0].name
         self._same = attribution_pb2.Explanation(
@@ -66,11 +65,11 @@ class ExplanationWriter:
         into.score = result.score[row]
         tones = result.tones[row]
         self._write_tones(tones, into.tones)
-        strongest = np.abs(tones).argsort(kind="stable")[::-1][: self._top_k]
+        strongest = np.abs(tones).argsort(kind="stable")[::-1][: self._want.top_k]
         for tone, value in zip(strongest.tolist(), tones[strongest].tolist(), strict=True):
             into.top.add(row=tone, attribution=value)
-        if self._want_cells and result.cells is not None:
-            into.cells.CopyFrom(tensor_of(result.cells[row].astype(np.float32, copy=False)))
+        if result.cells is not None:
+            self._write_cells(result.cells[row], into)
         if result.convergence_delta is not None:
             into.convergence_delta = result.convergence_delta[row]
         if result.null_tone_share is not None and not np.isnan(share := result.null_tone_share[row]):
@@ -82,6 +81,14 @@ class ExplanationWriter:
                 into.warnings.append(error_pb2.Warning(code=warning.code, message=warning.message))
         into.rule_set = result.rule_set
         into.evaluations = result.evaluations
+
+    def _write_cells(self, cells: FloatArray, into: attribution_pb2.Explanation) -> None:
+        """Fill in what is asked for of the attribution per cell: itself, and other folds of it."""
+        if self._want.cells:
+            into.cells.CopyFrom(tensor_of(cells.astype(np.float32, copy=False)))
+        if self._want.declared_rows and self._cells.declared_axis is not None:
+            folded = self._cells.fold_declared(cells[None])[0]
+            into.declared_rows.CopyFrom(tensor_of(folded.astype(np.float32, copy=False)))
 
     def _write_running(self, running: Running, into: attribution_pb2.RunningStatistics) -> None:
         into.count = running.count

@@ -18,7 +18,7 @@ from tonescope_server.csi import tones
 from tonescope_server.engine.explainer import Explainer
 from tonescope_server.engine.targets import TargetLike
 from tonescope_server.errors import TonescopeError
-from tonescope_server.live.messages import Answer, Job
+from tonescope_server.live.messages import Answer, Job, Wanted
 from tonescope_server.services.convert import tone_table_of
 from tonescope_server.services.explanations import ExplanationWriter
 
@@ -36,11 +36,10 @@ class InProcess:
         method: str,
         target: TargetLike,
         parameters: Mapping[str, Any],
-        top_k: int = 8,
-        cells: bool = False,
+        want: Wanted = Wanted(8),  # noqa: B008  it is frozen
     ) -> None:
         self._prepared = explainer.prepare(method, target, parameters)
-        self._writer = ExplanationWriter(explainer.model, self._prepared, top_k, cells)
+        self._writer = ExplanationWriter(explainer.model, self._prepared, want)
         self.table = client_table(explainer.model.table)
 
     def explain(self, jobs: Sequence[Job]) -> list[Explanation]:

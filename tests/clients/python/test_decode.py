@@ -20,6 +20,7 @@ NOT_KNOWN = {
     "evaluations",
     "standard_error",
     "problem",
+    "declared_rows",
 }
 
 

@@ -134,6 +134,7 @@ def test_the_json_has_everything(run, scrambled: Path) -> None:
         "row": 63,
         "subcarrier_index": -1,
         "offset_hz": -312500.0,
+        "frequency_mhz": 2436.6875,
         "kind": "data",
         "training_field": "lltf",
         "mean_abs_attribution": 0,

@@ -69,9 +69,10 @@ def test_a_version_is_asked_for_here_and_of_a_daemon(run, refused, recording: Pa
 def test_as_many_tones_are_listed_as_were_asked_for(run, tiny_store: Path, windows: Path) -> None:
     for top in (3, 11):
         ran = run("explain", windows, "-m", "tiny", "--store", tiny_store, "--top", top)
-        first, last = ran.out.splitlines()[1], ran.out.splitlines()[-1]
+        first, strongest, *listed = ran.out.splitlines()[1], *ran.out.splitlines()[-top - 2 :]
         assert len(first.split("%")[-1].removeprefix(" ALARM").split()) == top
-        assert last.count("(") == top
+        assert strongest.count(",") == top - 1
+        assert [line.split()[1] for line in listed[1:]] == strongest.rpartition(": ")[2].split(", ")
 
 
 def test_the_table_names_tones_by_their_index(run, recording: Path) -> None:

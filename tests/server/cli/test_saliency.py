@@ -20,7 +20,9 @@ def test_the_keys_are_those_of_the_published_report_with_tone_identity(run, reco
     published = json.loads((shared / RUVIEW / "saliency.json").read_text())
     report = run("saliency", recording, "-o", "-").json
     assert list(report)[: len(published)] == list(published)
-    assert set(report) - set(published) == {"tone_layout", "tones", "null_tone_share", "findings"}
+    assert set(report) - set(published) == {
+        "tone_layout", "rows_are", "centre_mhz", "tones", "null_tone_share", "findings",
+    }  # fmt: skip
     assert list(report["top_k_subcarriers"]) == list(published["top_k_subcarriers"])
     assert list(report["saliency_summary"]) == list(published["saliency_summary"])
     assert [type(report[key]) for key in published] == [type(value) for value in published.values()]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tonescope_server.errors import ParameterError, ProtocolError, ShapeError
-from tonescope_server.live.messages import Options
+from tonescope_server.live.messages import Options, Wanted
 from tonescope_server.live.protocol import Agreement, Conversation, Said, negotiate
 from tonescope_server.models.model import Model
 
@@ -41,7 +41,7 @@ def test_what_is_left_open_comes_from_the_manifest_and_the_daemon(model: Model) 
     assert (agreement.window_frames, agreement.hop_frames) == (4, 2)
     assert agreement.frame_lengths == (56, 64)
     assert (agreement.normalisation, agreement.window_normalisation) == ("none", "none")
-    assert (agreement.queue_windows, agreement.top_k) == (8, 8)
+    assert (agreement.queue_windows, agreement.want.top_k) == (8, 8)
 
 
 def test_the_daemons_bound_on_the_queue_is_the_most_that_can_be_asked(model: Model) -> None:
@@ -50,7 +50,7 @@ def test_the_daemons_bound_on_the_queue_is_the_most_that_can_be_asked(model: Mod
 
 
 def test_top_k_never_exceeds_the_number_of_tones(model: Model) -> None:
-    assert agreed(model, top_k=1000).top_k == 56
+    assert agreed(model, want=Wanted(top_k=1000)).want.top_k == 56
 
 
 def test_windows_of_another_length_than_the_models_are_refused(model: Model) -> None:

@@ -409,6 +409,7 @@ class Explanation(_message.Message):
     DROPPED_BEFORE_FIELD_NUMBER: _builtins.int
     EVALUATIONS_FIELD_NUMBER: _builtins.int
     STANDARD_ERROR_FIELD_NUMBER: _builtins.int
+    DECLARED_ROWS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """The node that captured the window."""
     first_sequence: _builtins.int
@@ -489,6 +490,13 @@ class Explanation(_message.Message):
     def standard_error(self) -> _tensor_pb2.Tensor:
         """Standard error per tone of a sampled estimate: float32, shape (n_tones); absent for an exact method."""
 
+    @_builtins.property
+    def declared_rows(self) -> _tensor_pb2.Tensor:
+        """Attribution per row of the axis that the model's own shape calls tones, whatever its cells really hold: float32,
+        as long as that axis. Absent unless asked for, where no axis is as long as the tone table, and for a method that
+        has no attribution per cell. It equals `tones` where rows are laid out as declared.
+        """
+
     def __init__(
         self,
         *,
@@ -518,10 +526,11 @@ class Explanation(_message.Message):
         dropped_before: _builtins.int = ...,
         evaluations: _builtins.int | None = ...,
         standard_error: _tensor_pb2.Tensor | None = ...,
+        declared_rows: _tensor_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns", "_convergence_delta", b"_convergence_delta", "_evaluations", b"_evaluations", "_first_sequence", b"_first_sequence", "_last_sequence", b"_last_sequence", "_null_tone_share", b"_null_tone_share", "_score", b"_score", "capture_time_ns", b"capture_time_ns", "cells", b"cells", "convergence_delta", b"convergence_delta", "evaluations", b"evaluations", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "method", b"method", "null_tone_share", b"null_tone_share", "prediction", b"prediction", "problem", b"problem", "running", b"running", "score", b"score", "standard_error", b"standard_error", "target", b"target", "tones", b"tones"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns", "_convergence_delta", b"_convergence_delta", "_evaluations", b"_evaluations", "_first_sequence", b"_first_sequence", "_last_sequence", b"_last_sequence", "_null_tone_share", b"_null_tone_share", "_score", b"_score", "capture_time_ns", b"capture_time_ns", "cells", b"cells", "convergence_delta", b"convergence_delta", "declared_rows", b"declared_rows", "evaluations", b"evaluations", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "method", b"method", "null_tone_share", b"null_tone_share", "prediction", b"prediction", "problem", b"problem", "running", b"running", "score", b"score", "standard_error", b"standard_error", "target", b"target", "tones", b"tones"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns", "_convergence_delta", b"_convergence_delta", "_evaluations", b"_evaluations", "_first_sequence", b"_first_sequence", "_last_sequence", b"_last_sequence", "_null_tone_share", b"_null_tone_share", "_score", b"_score", "capture_time_ns", b"capture_time_ns", "cells", b"cells", "compute_ms", b"compute_ms", "convergence_delta", b"convergence_delta", "dropped_before", b"dropped_before", "evaluations", b"evaluations", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "method", b"method", "model_digest", b"model_digest", "node_id", b"node_id", "normalisation", b"normalisation", "null_tone_share", b"null_tone_share", "prediction", b"prediction", "problem", b"problem", "queue_ms", b"queue_ms", "rule_set", b"rule_set", "running", b"running", "score", b"score", "standard_error", b"standard_error", "target", b"target", "tone_layout", b"tone_layout", "tones", b"tones", "top", b"top", "warnings", b"warnings", "window_index", b"window_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns", "_convergence_delta", b"_convergence_delta", "_evaluations", b"_evaluations", "_first_sequence", b"_first_sequence", "_last_sequence", b"_last_sequence", "_null_tone_share", b"_null_tone_share", "_score", b"_score", "capture_time_ns", b"capture_time_ns", "cells", b"cells", "compute_ms", b"compute_ms", "convergence_delta", b"convergence_delta", "declared_rows", b"declared_rows", "dropped_before", b"dropped_before", "evaluations", b"evaluations", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "method", b"method", "model_digest", b"model_digest", "node_id", b"node_id", "normalisation", b"normalisation", "null_tone_share", b"null_tone_share", "prediction", b"prediction", "problem", b"problem", "queue_ms", b"queue_ms", "rule_set", b"rule_set", "running", b"running", "score", b"score", "standard_error", b"standard_error", "target", b"target", "tone_layout", b"tone_layout", "tones", b"tones", "top", b"top", "warnings", b"warnings", "window_index", b"window_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__capture_time_ns: _TypeAlias = _typing.Literal["capture_time_ns"]  # noqa: Y015
     _WhichOneofArgType__capture_time_ns: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns"]  # noqa: Y015
@@ -565,10 +574,13 @@ class ExplainOptions(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     WANT_CELLS_FIELD_NUMBER: _builtins.int
+    WANT_DECLARED_ROWS_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
     """How many tones `top` lists; zero means 8."""
     want_cells: _builtins.bool
     """Whether to send the attribution per cell."""
+    want_declared_rows: _builtins.bool
+    """Whether to send the attribution per declared row beside that per tone."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef:
         """The model."""
@@ -589,10 +601,11 @@ class ExplainOptions(_message.Message):
         method: Global___MethodCall | None = ...,
         top_k: _builtins.int = ...,
         want_cells: _builtins.bool = ...,
+        want_declared_rows: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "model", b"model", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "model", b"model", "target", b"target", "top_k", b"top_k", "want_cells", b"want_cells"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "model", b"model", "target", b"target", "top_k", b"top_k", "want_cells", b"want_cells", "want_declared_rows", b"want_declared_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

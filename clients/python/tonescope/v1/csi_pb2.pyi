@@ -48,6 +48,30 @@ TONE_KIND_NULL: ToneKind.ValueType  # 3
 """Nothing: a guard tone or DC. An attribution here means that something is wrong."""
 Global___ToneKind: _TypeAlias = ToneKind  # noqa: Y015
 
+class _RowsAre:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RowsAreEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RowsAre.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROWS_ARE_UNSPECIFIED: _RowsAre.ValueType  # 0
+    """Not stated: tones."""
+    ROWS_ARE_TONES: _RowsAre.ValueType  # 1
+    """Tones (subcarriers)."""
+    ROWS_ARE_FEATURES: _RowsAre.ValueType  # 2
+    """Engineered features: the model has no tone axis, and its attribution is per feature."""
+
+class RowsAre(_RowsAre, metaclass=_RowsAreEnumTypeWrapper):
+    """What the rows of a table are."""
+
+ROWS_ARE_UNSPECIFIED: RowsAre.ValueType  # 0
+"""Not stated: tones."""
+ROWS_ARE_TONES: RowsAre.ValueType  # 1
+"""Tones (subcarriers)."""
+ROWS_ARE_FEATURES: RowsAre.ValueType  # 2
+"""Engineered features: the model has no tone axis, and its attribution is per feature."""
+Global___RowsAre: _TypeAlias = RowsAre  # noqa: Y015
+
 class _Normalisation:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -91,6 +115,8 @@ class Tone(_message.Message):
     OFFSET_HZ_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     TRAINING_FIELD_FIELD_NUMBER: _builtins.int
+    FREQUENCY_MHZ_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     row: _builtins.int
     """The row in the window, and in every per-tone result."""
     subcarrier_index: _builtins.int
@@ -101,6 +127,10 @@ class Tone(_message.Message):
     """What the tone carries."""
     training_field: _builtins.str
     """The training field it was measured in: "lltf", "ht_ltf", "stbc_ht_ltf", "he_ltf"; empty where it is not known."""
+    frequency_mhz: _builtins.float
+    """The absolute frequency in megahertz; absent where the manifest does not settle it."""
+    name: _builtins.str
+    """The name of a feature; empty for a tone, and where the manifest has none."""
     def __init__(
         self,
         *,
@@ -109,15 +139,21 @@ class Tone(_message.Message):
         offset_hz: _builtins.float | None = ...,
         kind: Global___ToneKind.ValueType = ...,
         training_field: _builtins.str = ...,
+        frequency_mhz: _builtins.float | None = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_offset_hz", b"_offset_hz", "_subcarrier_index", b"_subcarrier_index", "offset_hz", b"offset_hz", "subcarrier_index", b"subcarrier_index"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_mhz", b"_frequency_mhz", "_offset_hz", b"_offset_hz", "_subcarrier_index", b"_subcarrier_index", "frequency_mhz", b"frequency_mhz", "offset_hz", b"offset_hz", "subcarrier_index", b"subcarrier_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_offset_hz", b"_offset_hz", "_subcarrier_index", b"_subcarrier_index", "kind", b"kind", "offset_hz", b"offset_hz", "row", b"row", "subcarrier_index", b"subcarrier_index", "training_field", b"training_field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_mhz", b"_frequency_mhz", "_offset_hz", b"_offset_hz", "_subcarrier_index", b"_subcarrier_index", "frequency_mhz", b"frequency_mhz", "kind", b"kind", "name", b"name", "offset_hz", b"offset_hz", "row", b"row", "subcarrier_index", b"subcarrier_index", "training_field", b"training_field"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__frequency_mhz: _TypeAlias = _typing.Literal["frequency_mhz"]  # noqa: Y015
+    _WhichOneofArgType__frequency_mhz: _TypeAlias = _typing.Literal["_frequency_mhz", b"_frequency_mhz"]  # noqa: Y015
     _WhichOneofReturnType__offset_hz: _TypeAlias = _typing.Literal["offset_hz"]  # noqa: Y015
     _WhichOneofArgType__offset_hz: _TypeAlias = _typing.Literal["_offset_hz", b"_offset_hz"]  # noqa: Y015
     _WhichOneofReturnType__subcarrier_index: _TypeAlias = _typing.Literal["subcarrier_index"]  # noqa: Y015
     _WhichOneofArgType__subcarrier_index: _TypeAlias = _typing.Literal["_subcarrier_index", b"_subcarrier_index"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frequency_mhz) -> _WhichOneofReturnType__frequency_mhz | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__offset_hz) -> _WhichOneofReturnType__offset_hz | None: ...
     @_typing.overload
@@ -133,8 +169,14 @@ class ToneTable(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     TONES_FIELD_NUMBER: _builtins.int
+    ROWS_ARE_FIELD_NUMBER: _builtins.int
+    CENTRE_MHZ_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The layout's id, such as "esp_lltf", or "unknown_56" where nothing is known but the count."""
+    rows_are: Global___RowsAre.ValueType
+    """What the rows are."""
+    centre_mhz: _builtins.float
+    """The frequency in megahertz that offsets are measured from; absent where it is not known."""
     @_builtins.property
     def tones(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tone]:
         """One entry per row."""
@@ -144,12 +186,16 @@ class ToneTable(_message.Message):
         *,
         id: _builtins.str = ...,
         tones: _abc.Iterable[Global___Tone] | None = ...,
+        rows_are: Global___RowsAre.ValueType = ...,
+        centre_mhz: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_centre_mhz", b"_centre_mhz", "centre_mhz", b"centre_mhz"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "tones", b"tones"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_centre_mhz", b"_centre_mhz", "centre_mhz", b"centre_mhz", "id", b"id", "rows_are", b"rows_are", "tones", b"tones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__centre_mhz: _TypeAlias = _typing.Literal["centre_mhz"]  # noqa: Y015
+    _WhichOneofArgType__centre_mhz: _TypeAlias = _typing.Literal["_centre_mhz", b"_centre_mhz"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__centre_mhz) -> _WhichOneofReturnType__centre_mhz | None: ...
 
 Global___ToneTable: _TypeAlias = ToneTable  # noqa: Y015
 
