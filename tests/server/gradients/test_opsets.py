@@ -362,6 +362,14 @@ def test_an_operator_newer_than_the_runtime_is_spelled_out(tmp_path):
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+@pytest.mark.parametrize("opset", [24, 25, 26, 27, 28])
+def test_an_operator_that_the_runtime_lacks_predicts_too(tmp_path, opset):
+    x = random(2, 4, 2, 2)
+    explainer = Explainer.load(one_node(tmp_path, opset, "Swish", alpha=1.5))
+    (got,) = explainer.predict(x).outputs.values()
+    np.testing.assert_allclose(got, x / (1 + np.exp(-1.5 * x)), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("opset", "op_type", "inputs", "attributes", "why"),
     [

@@ -166,14 +166,6 @@ def _thresholded_relu(ctx: Context, node: ir.Node, x: ir.Value, y: ir.Value) -> 
     return ctx.op("Cast", ctx.op("Greater", x, alpha), to=int(ctx.dtype(x)))
 
 
-def _swish(ctx: Context, node: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
-    """``s·(1 + αx·(1 − s))`` with ``s = sigmoid αx``."""
-    one = ctx.scalar(1.0, x)
-    scaled = ctx.op("Mul", x, ctx.scalar(ctx.attribute(node, "alpha", 1.0), x))
-    s = ctx.op("Sigmoid", scaled)
-    return ctx.op("Mul", s, ctx.op("Add", one, ctx.op("Mul", scaled, ctx.op("Sub", one, s))))
-
-
 def _shrink(ctx: Context, node: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
     """1 beyond λ on either side, 0 between."""
     threshold = ctx.scalar(ctx.attribute(node, "lambd", 0.5), x)
@@ -260,7 +252,6 @@ RULES: dict[str, Rule] = {
     "HardSwish": unary(_hard_swish),
     "Mish": unary(_mish),
     "ThresholdedRelu": unary(_thresholded_relu),
-    "Swish": unary(_swish),
     "Shrink": unary(_shrink),
     "Tan": unary(_tan),
     "Sinh": unary(_sinh),

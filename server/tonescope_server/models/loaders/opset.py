@@ -7,6 +7,7 @@ down to the newest that it does. Reading files does not belong here.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,9 @@ from tonescope_server.gradients.prepass import OLDEST_OPSET, state_defaults
 from tonescope_server.models.loaders import one_line
 from tonescope_server.models.loaders.finish import ONNX_ERRORS
 
+# ONNX Runtime 1.31 has no kernel for it, and takes its function apart in graphs of opset 24 only.
+_WITHOUT_KERNEL = frozenset({"Swish"})
+_MOST_NESTED = 2  # SwiGLU uses Swish; the specification nests no deeper
 _GROUPS_BY_CHANNEL = 21  # GroupNormalization: one scale a channel from here on, one a group before
 
 
@@ -39,7 +43,7 @@ def convert(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     if version > newest:
         raise UnsupportedOperatorError(f"{where}: opset {version}: expected {newest} or older")
     if not version or (version >= OLDEST_OPSET and _runs(version)):
-        return proto
+        return _spelled_out(proto, _WITHOUT_KERNEL, version)
     target = OLDEST_OPSET if version < OLDEST_OPSET else max(v for v in range(OLDEST_OPSET, version) if _runs(v))
     try:
         return onnx.version_converter.convert_version(_without_newer_functions(proto, version, target), target)
@@ -66,14 +70,22 @@ def _runs(version: int) -> bool:
 def _without_newer_functions(proto: onnx.ModelProto, version: int, target: int) -> onnx.ModelProto:
     """Spell out operators that the target opset lacks, where the specification defines them by a function."""
     newer = {n.op_type for n in proto.graph.node if n.domain in ("", "ai.onnx") and _is_newer(n.op_type, target)}
-    functions = sorted(name for name in newer if _is_function(onnx.defs.get_schema(name, version, "")))
-    if not functions:
-        return proto
-    made = onnx.ModelProto()
-    made.CopyFrom(proto)
-    state_defaults(made.graph, functions, version)
-    chosen = [("", name) for name in functions]
-    return onnx.inliner.inline_selected_functions(made, chosen, exclude=False, inline_schema_functions=True)
+    functions = {name for name in newer if _is_function(onnx.defs.get_schema(name, version, ""))}
+    return _spelled_out(proto, functions | _WITHOUT_KERNEL, version)
+
+
+def _spelled_out(proto: onnx.ModelProto, functions: AbstractSet[str], version: int) -> onnx.ModelProto:
+    """Replace operators by the functions that the specification defines them as, and what those use in turn."""
+    for _ in range(_MOST_NESTED):
+        present = sorted({n.op_type for n in proto.graph.node if n.op_type in functions and not n.domain})
+        if not present:
+            break
+        made = onnx.ModelProto()
+        made.CopyFrom(proto)
+        state_defaults(made.graph, present, version)
+        chosen = [("", name) for name in present]
+        proto = onnx.inliner.inline_selected_functions(made, chosen, exclude=False, inline_schema_functions=True)
+    return proto
 
 
 def _is_newer(op_type: str, target: int) -> bool:
