@@ -16,12 +16,15 @@ from tonescope_server.types import FloatArray, IntArray
 class OcclusionParameters(plugin.Parameters):
     """Parameters of occlusion."""
 
-    along: Literal["tone", "frame", "tone_frame"] | int = Field(
+    along: Literal["tone", "band", "frame", "tone_frame"] | int = Field(
         "tone",
-        description="What is hidden: each tone, each frame, each patch of tones by frames, or each slab along one axis "
-        "of the input (a number; axis 0 is the batch).",
+        description="What is hidden: each tone, each band of tones that are neighbours in frequency (within a training "
+        "field, null tones apart), each frame, each patch of tones by frames, or each slab along one axis of the input "
+        "(a number; axis 0 is the batch). Tones that are hidden together otherwise are neighbours in the tone table.",
     )
-    size: int = Field(1, ge=1, description="Tones, frames or slabs that are hidden together; of a patch, its tones.")
+    size: int = Field(
+        1, ge=1, description="Tones, frames or slabs that are hidden together; of a band or patch, its tones."
+    )
     stride: int = Field(1, ge=1, description="From one hidden part to the next.")
     patch_frames: int = Field(1, ge=1, description="Frames in a patch, where `along` is tone_frame.")
     fill: Literal["baseline", "zero", "mean"] = Field(
@@ -41,7 +44,7 @@ class Occlusion(plugin.ProceduralMethod):
     """
 
     name = "occlusion"
-    summary = "What the target loses when a tone, a frame or a patch is hidden; needs predictions only."
+    summary = "What the target loses when a tone, a band, a frame or a patch is hidden; needs predictions only."
     source = "Zeiler & Fergus 2014, arXiv:1311.2901"
     Parameters = OcclusionParameters
 
@@ -81,6 +84,8 @@ def parts(windows: plugin.Windows, parameters: OcclusionParameters) -> npt.NDArr
             shape,
         ).ravel()
         return _slabs(index, parameters.size, parameters.stride)
+    if parameters.along == "band":
+        return _bands(windows, parameters.size, parameters.stride)
     tones = _slabs(windows.tone_of_cell, parameters.size, parameters.stride, windows.n_tones)
     if parameters.along == "tone":
         return tones
@@ -88,6 +93,22 @@ def parts(windows: plugin.Windows, parameters: OcclusionParameters) -> npt.NDArr
         return _slabs(windows.frame_of_cell, parameters.size, parameters.stride)
     frames = _slabs(windows.frame_of_cell, parameters.patch_frames, parameters.patch_frames, name="patch_frames")
     return (tones[:, None, :] & frames[None, :, :]).reshape(-1, tones.shape[1])
+
+
+def _bands(windows: plugin.Windows, size: int, stride: int) -> npt.NDArray[np.bool_]:
+    """Return which cells each band hides: group after group, and in each in the order of the spectrum.
+
+    A group that is smaller than a band (the null tones, mostly) is hidden as a whole.
+    """
+    largest = max(len(group) for group in windows.tone_groups)
+    if size > largest:
+        raise ParameterError(f"parameter 'size': expected at most {largest}, got {size}")
+    bands = []
+    for group in windows.tone_groups:
+        place = np.full(windows.n_tones, -1, np.int64)  # of each tone in the group
+        place[group] = np.arange(len(group))
+        bands.append(_slabs(place[windows.tone_of_cell], min(size, len(group)), stride, len(group)))
+    return np.concatenate(bands)
 
 
 def _slabs(

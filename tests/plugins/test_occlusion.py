@@ -111,6 +111,49 @@ def test_slabs_of_several_overlap(oracles):
     agrees(oracle, masks_of(index, 12, 4, 2), 0.0, along=3, size=4, stride=2)
 
 
+def bands_of(oracle, size, stride):
+    """Slide over the tones by signed index, live and null ones apart, one field after the other."""
+    parts = []
+    tones = oracle.model.table.tones
+    for name in dict.fromkeys(tone.training_field for tone in tones):
+        for null in (False, True):
+            rows = [t.row for t in tones if t.training_field == name and (t.kind == "null") == null]
+            rows.sort(key=lambda row: row if tones[row].subcarrier_index is None else tones[row].subcarrier_index)
+            places = hidden_parts(len(rows), min(size, len(rows)), stride) if rows else []
+            parts += [np.isin(oracle.tone_of_cell, [rows[place] for place in part]) for part in places]
+    return parts
+
+
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (4, 1), (8, 3), (8, 8)])
+@pytest.mark.parametrize("name", ["conv_1d", "scrambled"])
+def test_a_band_is_made_of_neighbours_in_frequency_and_overlaps_are_averaged(oracles, name, size, stride):
+    oracle = oracles[name]
+    masks = bands_of(oracle, size, stride)
+    agrees(oracle, masks, stated_baseline(oracle), along="band", size=size, stride=stride)
+
+
+def test_a_band_across_the_centre_lies_at_both_ends_of_the_table(oracles):
+    """Row 55 of ruview56 is tone −9, row 1 is tone +1, and none of the tones between them was recorded."""
+    oracle = oracles["conv_1d"]
+    together = [set(oracle.tone_of_cell[mask].tolist()) for mask in bands_of(oracle, 2, 1)]
+    assert {55, 1} in together
+    units = oracle.explainer.explain(oracle.x, METHOD, 1, along="band", size=2).units
+    hidden = oracle.x.copy()
+    hidden[:, [55, 1]] = stated_baseline(oracle)
+    lost = (oracle.output(oracle.x) - oracle.output(hidden))[:, 1]
+    np.testing.assert_allclose(units[:, together.index({55, 1})], lost, atol=1e-5)
+
+
+def test_what_a_band_is_worth_never_spreads_to_null_tones(oracles):
+    oracle = oracles["conv_1d"]
+    null = oracle.model.table.null_mask
+    silent = oracle.x.copy()
+    silent[:, null] = 0
+    tones = oracle.explainer.explain(silent, METHOD, 1, along="band", size=8, fill="zero").tones
+    assert not tones[:, null].any()
+    assert (np.abs(tones[:, ~null]).max(axis=0) > 0).all()
+
+
 def test_what_is_hidden_may_be_replaced_by_zero_or_the_tones_mean(oracles):
     oracle = oracles["scrambled"]
     masks = masks_of(oracle.tone_of_cell, 10)
@@ -149,6 +192,7 @@ def test_the_predicted_class_is_that_of_the_intact_window(oracles):
     ("parameters", "message"),
     [
         ({"size": 11}, r"parameter 'size': expected at most 10, got 11"),
+        ({"along": "band", "size": 11}, r"parameter 'size': expected at most 10, got 11"),
         ({"along": "frame", "size": 6}, r"parameter 'size': expected at most 5, got 6"),
         ({"along": "tone_frame", "patch_frames": 6}, r"parameter 'patch_frames': expected at most 5, got 6"),
         ({"along": 0}, r"parameter 'along': expected an axis from 1 to 2, got 0"),

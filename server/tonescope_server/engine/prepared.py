@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tonescope_server.csi.spectrum import tone_groups
 from tonescope_server.engine import null_sums
 from tonescope_server.engine.plan import Plan
 from tonescope_server.engine.prediction import OUTPUT
@@ -213,7 +214,12 @@ class Prepared:
             cells.n_tones,
             self._baseline,
             np.arange(rows.start, rows.stop, dtype=np.int64),
+            self._tone_groups,
         )
+
+    @cached_property
+    def _tone_groups(self) -> tuple[IntArray, ...]:
+        return tone_groups(self._explainer.model.table)
 
     @cached_property
     def _baseline(self) -> FloatArray:

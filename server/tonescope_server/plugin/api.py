@@ -68,6 +68,8 @@ class Windows:
         n_tones: rows of the tone table.
         baseline: the manifest's baseline, ``(1, *input shape)``; zeros where it names none.
         rows: which windows of the request these are, ``(batch,)``: long requests come in several parts.
+        tone_groups: rows of the tone table that lie side by side in frequency, in its order: a group for each training
+            field, and null tones apart from those that carry signal.
     """
 
     x: FloatArray
@@ -76,6 +78,7 @@ class Windows:
     n_tones: int
     baseline: FloatArray
     rows: IntArray
+    tone_groups: tuple[IntArray, ...]
 
 
 @runtime_checkable
