@@ -92,6 +92,8 @@ class Daemon:
         self._store = ModelStore(config.store, self.host.architectures)
         self._loading = ThreadPoolExecutor(LOADERS, "loading")
         self._computing = ThreadPoolExecutor(config.workers, "computing")
+        # One thread for the checks of all streams: not the workers', which a plugin may hold for as long as it likes.
+        self._checking = ThreadPoolExecutor(1, "checks") if config.checks else None
         self._stop_metrics: Callable[[], None] = lambda: None
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -139,6 +141,8 @@ class Daemon:
         self._stop_metrics()
         self._loading.shutdown(wait=False, cancel_futures=True)
         self._computing.shutdown(wait=False, cancel_futures=True)
+        if self._checking is not None:
+            self._checking.shutdown(wait=False, cancel_futures=True)
         log.info("stopped", explained=self.totals.explained, dropped=self.totals.dropped)
 
     def _add_services(self) -> None:
@@ -154,7 +158,7 @@ class Daemon:
                 self.totals,
                 config.max_streams,
                 config.queue_windows,
-                config.checks,
+                self._checking,
             ),
             server,
         )

@@ -29,7 +29,7 @@ from tonescope_server.models.model import Model
 from tonescope_server.types import BoolArray
 
 FIRST_FRAMES, FRAMES_APART = 64, 2048  # of each node
-FIRST_WINDOWS, WINDOWS_APART = 64, 1024  # of each node
+FIRST_WINDOWS, WINDOWS_APART = 64, 2048  # of each node
 GROWTH = 4
 
 _DRIFT = {INPUT_DRIFT, ATTRIBUTION_DRIFT}

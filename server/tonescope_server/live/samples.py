@@ -26,6 +26,14 @@ LARGEST_WINDOW = 65_536  # cells
 
 
 @dataclass(slots=True)
+class _WindowsOf:
+    """Windows of one node: how many there were, and those that are kept."""
+
+    count: int = 0
+    kept: deque[npt.NDArray[Any]] = field(default_factory=lambda: deque(maxlen=WINDOWS))
+
+
+@dataclass(slots=True)
 class _AnswersOf:
     """Answers of one node: how many there were, and those that are kept."""
 
@@ -63,9 +71,8 @@ class Samples:
     def __init__(self, n_cells: int) -> None:
         self._n_cells = n_cells
         self._frames: dict[tuple[int, str], deque[Frame]] = {}
-        self._windows: dict[int, deque[npt.NDArray[Any]]] = {}
+        self._windows: dict[int, _WindowsOf] = {}
         self._answers: dict[int, _AnswersOf] = {}
-        self._windows_of: dict[int, int] = {}
         self.frames_since = self.windows_since = 0
 
     @property
@@ -92,17 +99,16 @@ class Samples:
 
     def window(self, values: npt.NDArray[Any], node: int) -> None:
         """Take note of a window that came as such: its values as sent, whether or not they fit the model."""
-        if values.size != self._n_cells or values.size > LARGEST_WINDOW:
-            return
-        count = self._windows_of.get(node, 0)
-        if not count:
+        of_node = self._windows.get(node)
+        if of_node is None:
             if len(self._windows) >= MOST_KEYS:
                 return
-            self._windows[node] = deque(maxlen=WINDOWS)
-        self._windows_of[node] = count + 1
+            of_node = self._windows[node] = _WindowsOf()
+        count = of_node.count
+        of_node.count = count + 1
         self.windows_since += 1
-        if count < WINDOWS or count % EVERY == 0:
-            self._windows[node].append(values)
+        if (count < WINDOWS or count % EVERY == 0) and values.size == self._n_cells <= LARGEST_WINDOW:
+            of_node.kept.append(values)
 
     def answer(self, result: Attribution, row: int, node: int) -> None:
         """Take note of an answer: row ``row`` of a result."""
@@ -127,7 +133,7 @@ class Samples:
 
     def windows(self) -> dict[int, list[npt.NDArray[Any]]]:
         """Return the windows that are kept, by node."""
-        return {node: list(kept) for node, kept in self._windows.items()}
+        return {node: list(of_node.kept) for node, of_node in self._windows.items() if of_node.kept}
 
     def answers(self) -> dict[int, Taken]:
         """Return the answers that are kept, by node."""

@@ -85,6 +85,7 @@ class Session:
         self._runner = runner
         self._totals = totals
         self._checking = checking
+        self._samples = checking.checker.samples if checking is not None else None
         self._looking: asyncio.Task[None] | None = None
         self._running: dict[int, RunningMean] = {}
         self._news = asyncio.Event()
@@ -194,7 +195,7 @@ class Session:
         try:
             found = await loop.run_in_executor(checking.executor, checker.begin())
         except Exception as error:  # noqa: BLE001  a check that fails must not take the stream down with it
-            self._checking = None
+            self._checking = self._samples = None
             text = f"the stream's checks failed and are off for the rest of it: {type(error).__name__}: {error}"
             self._notices.append(Warned("CHECKS_FAILED", " ".join(text.split())))
             self._news.set()
@@ -228,8 +229,8 @@ class Session:
             else:
                 self._explained += 1
                 totals.explained += 1
-                if self._checking is not None:
-                    self._checking.checker.samples.answer(answer.outcome, answer.row, answer.job.node_id)
+                if self._samples is not None:
+                    self._samples.answer(answer.outcome, answer.row, answer.job.node_id)
                 self._add_running(answer, answer.outcome)
 
     def _add_running(self, answer: Answer, result: Attribution) -> None:

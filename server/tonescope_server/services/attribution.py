@@ -55,7 +55,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         totals: counts over all streams.
         max_streams: the most live streams at once.
         queue_windows: the most windows that wait in one of them.
-        checks: whether live streams are checked.
+        checking: where the checks of live streams run; None means that there are none.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         totals: Totals,
         max_streams: int,
         queue_windows: int,
-        checks: bool = True,
+        checking: Executor | None = None,
     ) -> None:
         self._explainers = explainers
         self._computing = computing
@@ -74,7 +74,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         self._totals = totals
         self._max_streams = max_streams
         self._queue_windows = queue_windows
-        self._checks = checks
+        self._checks = checking
         self._shared: dict[Prepared, Sharing] = {}
 
     async def Explain(  # noqa: N802  the contract's name
@@ -151,9 +151,9 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         return Runner(prepared, self._computing, patience, bounded=bounded, sharing=sharing)
 
     def _checking(self, model: ModelInUse, agreement: Agreement, prepared: Prepared) -> Checking | None:
-        if not self._checks:
+        if self._checks is None:
             return None
-        return Checking(StreamChecker(model.model, agreement, prepared.method.name), self._computing)
+        return Checking(StreamChecker(model.model, agreement, prepared.method.name), self._checks)
 
     def _join(self, prepared: Prepared) -> Sharing:
         """Return what runs this request for every stream that makes it."""

@@ -105,6 +105,16 @@ def test_a_mean_known_from_few_independent_frames_proves_little():
     assert effective_frames(stepped, mean_error(stepped)) < 20
 
 
+def test_a_mean_that_may_be_off_by_chance_is_no_drift(trained):
+    """Seven blocks of eight lie 3.9 standard deviations off, one at the other side: the mean is 3.04 ± 0.86 off."""
+    series = clean_frames(3, trained).series[0]
+    off = np.where(np.arange(400) < 350, 3.9, -3.0)[:, None]
+    unsure = replace(series, amplitude=(trained.mean + off * trained.std).astype(np.float32))
+    assert check_input(unsure, trained, raw=True) == []
+    sure = replace(series, amplitude=np.tile(trained.mean + 3.04 * trained.std, (400, 1)).astype(np.float32))
+    assert codes(check_input(sure, trained, raw=True)) == [INPUT_DRIFT]
+
+
 def test_without_training_statistics_nothing_is_said(trained):
     bare = replace(trained, mean=None, std=None)
     assert check_input(another_room(1, trained)[0], bare, raw=True) == []

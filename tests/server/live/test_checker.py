@@ -77,12 +77,13 @@ def test_windows_have_looks_of_their_own(checker, declared):
     one = checker()
     cells = clean_windows(1, declared).windows
     looks = []
-    for i in range(3 * WINDOWS_APART):
+    for i in range(22 * FIRST_WINDOWS + 2 * WINDOWS_APART):
         one.samples.window(cells[i % len(cells)], 1)
         if one.due:
             assert one.begin()() == []
             looks.append(i + 1)
-    assert np.diff([0, *looks]).tolist() == [FIRST_WINDOWS, 4 * FIRST_WINDOWS, WINDOWS_APART, WINDOWS_APART]
+    apart = np.diff([0, *looks]).tolist()
+    assert apart == [FIRST_WINDOWS, 4 * FIRST_WINDOWS, 16 * FIRST_WINDOWS, WINDOWS_APART, WINDOWS_APART]
 
 
 def test_windows_sent_raw_to_be_normalised_here_are_judged_as_raw(checker, people, declared):

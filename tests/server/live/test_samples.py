@@ -44,7 +44,6 @@ def test_windows_of_another_size_are_not_kept_and_transposed_ones_are() -> None:
     kept = Samples(8)
     kept.window(np.zeros((3, 3)), 1)
     assert kept.windows() == {}
-    assert not kept.windows_since
     kept.window(np.zeros((2, 4)), 1)
     assert [each.shape for each in kept.windows()[1]] == [(2, 4)]
 
