@@ -41,7 +41,7 @@ from tonescope_server.ingest.udp import UdpReceiver, udp_address
 
 END_S = 2.0
 """How long the daemon gets, at the end, to answer what it was sent."""
-_AT_ONCE = 256
+_AT_ONCE = 16
 
 
 def ingest(

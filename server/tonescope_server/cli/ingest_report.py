@@ -39,7 +39,7 @@ class Report:
 
     def status(self, seconds: float) -> dict[str, Any]:
         """Return the counts so far, and the frames per second of each node over the last ``seconds``."""
-        counted = self.totals()
+        counted = {**self.totals(), "connected": self._forwarder.connected}
         for node_id, node in self._traffic.nodes.items():
             new = node.frames - self._frames.get(node_id, 0)
             counted["nodes"][str(node_id)]["frames_per_s"] = round(new / seconds, 2)
@@ -67,7 +67,6 @@ class Report:
             "dropped": dropped,
             "forwarded": forwarded,
             "recorded": None if self._recorder is None else self._recorder.records,
-            "connected": self._forwarder.connected,
         }
 
 
@@ -174,7 +173,8 @@ def status_line(counted: Mapping[str, Any]) -> str:
         f"node {name} {node['frames_per_s']:.1f}/s" + (f" ({node['missing']} missing)" if node["missing"] else "")
         for name, node in counted["nodes"].items()
     )
-    return f"{nodes or 'no frames'} | not CSI: {listed(counted['packets_skipped'])} | {_went(counted)}"
+    away = "" if counted["connected"] else " | no daemon"
+    return f"{nodes or 'no frames'} | not CSI: {listed(counted['packets_skipped'])} | {_went(counted)}{away}"
 
 
 def summary_lines(counted: Mapping[str, Any], seconds: float) -> str:
@@ -197,8 +197,7 @@ def _went(counted: Mapping[str, Any]) -> str:
     lost = {f"in the {kind}" if kind != "unread" else kind: n for kind, n in dropped.items() if n}
     if forwarded["forgotten"]:
         lost["unanswered"] = forwarded["forgotten"]
-    text = (
+    return (
         f"dropped: {listed(lost)} | {forwarded['sent']} sent, {forwarded['explained']} windows explained, "
         f"{forwarded['windows_dropped']} dropped, {forwarded['failed']} failed"
     )
-    return text + ("" if counted["connected"] else " | no daemon")
