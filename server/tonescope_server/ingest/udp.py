@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import socket
@@ -24,6 +25,7 @@ _ADDRESS = re.compile(r"^(?:(\[[0-9a-fA-F:.%]+\]|[^:\[\]\s]+))?:(\d{1,5})$")
 # Linux: with each packet, how many the kernel has dropped on this socket so far. Python has no name for it.
 _SO_RXQ_OVFL = 40
 _DROPS = struct.Struct("=I")
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_DROPS.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,31 +107,35 @@ class UdpReceiver:
         return taken
 
     def stop(self) -> None:
-        """Read no more, and give the port back. What was read can still be taken."""
+        """Read what has arrived, then no more, and give the port back. What was read can still be taken."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
         self._socket.close()
 
     def _read(self, wake: Callable[[], object]) -> None:
-        ancillary = socket.CMSG_SPACE(_DROPS.size)
         while not self._stopping.is_set():
             try:
-                data, told, flags, sender = self._socket.recvmsg(MAX_PACKET_BYTES, ancillary)
+                self._read_one(wake)
             except TimeoutError:
                 continue
             except OSError:
-                # An earlier answer of ours that bounced, or an interface that went down: the socket itself lives on.
+                # An interface that went down, or an answer of a sender that bounced: the socket itself lives on.
                 self._stopping.wait(_POLL_S)
-                continue
-            for level, kind, value in told:
-                if level == socket.SOL_SOCKET and kind == _SO_RXQ_OVFL and len(value) >= _DROPS.size:
-                    (self._kernel_drops,) = _DROPS.unpack_from(value)
-            self.received += 1
-            oversized = bool(flags & socket.MSG_TRUNC)
-            self._waiting.append(Packet(data, time.time_ns(), sender[0], oversized))
-            if len(self._waiting) == 1:
-                wake()
+        self._socket.setblocking(False)
+        with contextlib.suppress(OSError):  # nothing more has arrived
+            for _ in range(self._waiting.maxlen or 0):  # a flood would go on for ever
+                self._read_one(wake)
+
+    def _read_one(self, wake: Callable[[], object]) -> None:
+        data, told, flags, sender = self._socket.recvmsg(MAX_PACKET_BYTES, _ANCILLARY_BYTES)
+        for level, kind, value in told:
+            if level == socket.SOL_SOCKET and kind == _SO_RXQ_OVFL and len(value) >= _DROPS.size:
+                (self._kernel_drops,) = _DROPS.unpack_from(value)
+        self.received += 1
+        self._waiting.append(Packet(data, time.time_ns(), sender[0], bool(flags & socket.MSG_TRUNC)))
+        if len(self._waiting) == 1:
+            wake()
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -42,7 +42,7 @@ def test_frames_of_two_nodes_are_explained_and_all_else_is_counted_by_kind(start
     gateway.send(*mixed, *EVERY_KIND.values(), b"", b"abc", b"garbage!", mixed[0][:50], mixed[0] + b"x", b"\0" * 9000)
     gateway.wait(lambda: len(gateway.named("explanation")) == 18)
     summary = gateway.stop()
-    expected = {kind: 1 for kind in EVERY_KIND}
+    expected = dict.fromkeys(EVERY_KIND, 1)
     assert summary["packets_skipped"] == expected | {"short": 3, "unknown_magic": 1, "corrupt": 1, "oversized": 1}
     assert {name: node["frames"] for name, node in summary["nodes"].items()} == {"1": 20, "2": 20}
     assert summary["nodes"]["1"]["hosts"] == ["127.0.0.1"]

@@ -141,6 +141,14 @@ def test_what_the_system_dropped_before_it_could_be_read_is_counted(make) -> Non
     assert receiving.receiver.received + receiving.receiver.dropped_by_kernel == n + 1
 
 
+def test_what_has_arrived_when_it_is_stopped_is_still_read(make) -> None:
+    receiving = make()
+    receiving.send(*[b"x"] * 300)
+    receiving.start()
+    receiving.receiver.stop()
+    assert len(receiving.receiver.take(1000)) == 300
+
+
 def test_a_port_in_use_is_one_line_and_is_free_again_afterwards(make) -> None:
     first = UdpReceiver("127.0.0.1", 0, 10)
     host, _, port = first.address.rpartition(":")
