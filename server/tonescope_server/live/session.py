@@ -18,7 +18,7 @@ from tonescope_server.live.batch import Runner
 from tonescope_server.live.buffer import WindowBuffer
 from tonescope_server.live.checker import StreamChecker
 from tonescope_server.live.intake import Intake
-from tonescope_server.live.messages import Answer, Draining, Job, Notice, Warned
+from tonescope_server.live.messages import Answer, Draining, Job, Notice, Summary, Warned
 from tonescope_server.live.running import RunningMean
 from tonescope_server.types import Attribution
 
@@ -113,13 +113,23 @@ class Session:
             await self._look_last(send)
             if not reader.cancelled() and (error := reader.exception()):
                 raise error
-            await send(self._summary())
+            await send(self.summary())
         finally:
             reader.cancel()
             drainer.cancel()
             if self._looking is not None:
                 self._looking.cancel()
             self._totals.dropped += self._buffer.dropped
+
+    def summary(self) -> Summary:
+        """Return the counts of the stream so far."""
+        summary = self._intake.summary()
+        summary.explained = self._explained
+        summary.failed = self._failed
+        summary.dropped = self._buffer.dropped
+        if self._checking is not None:
+            summary.findings = dict(self._checking.checker.findings.counts)
+        return summary
 
     async def _read(self, receive: Receive) -> None:
         """Fill the queue. Under back-pressure, wait for room between messages."""
@@ -239,12 +249,3 @@ class Session:
         if running is None:
             running = self._running[node] = RunningMean(len(tones))
         answer.running = running.add(tones)
-
-    def _summary(self) -> Notice:
-        summary = self._intake.summary()
-        summary.explained = self._explained
-        summary.failed = self._failed
-        summary.dropped = self._buffer.dropped
-        if self._checking is not None:
-            summary.findings = dict(self._checking.checker.findings.counts)
-        return summary

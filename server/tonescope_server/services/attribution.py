@@ -6,10 +6,12 @@ does between the two is ``live``'s.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -19,7 +21,7 @@ from tonescope.v1 import attribution_service_pb2 as service_pb2
 from tonescope.v1 import attribution_service_pb2_grpc as service_grpc
 from tonescope.v1 import live_pb2
 from tonescope_server.engine.prepared import Prepared
-from tonescope_server.errors import OverloadedError, UnavailableError
+from tonescope_server.errors import OverloadedError, TonescopeError, UnavailableError
 from tonescope_server.live.batch import Patience, Runner, Sharing, explain_all
 from tonescope_server.live.buffer import WindowBuffer
 from tonescope_server.live.checker import StreamChecker
@@ -39,6 +41,7 @@ from tonescope_server.services.convert import (
 from tonescope_server.services.explainers import Explainers, ModelInUse
 from tonescope_server.services.explanations import ExplanationWriter, method_call
 from tonescope_server.services.notices import message_of_notice
+from tonescope_server.services.status import message_of
 
 _END = vars(grpc.aio)["EOF"]  # the stubs leave it out
 log = structlog.get_logger("tonescope.services")
@@ -134,8 +137,8 @@ class AttributionService(service_grpc.AttributionServiceServicer):
             writer = ExplanationWriter(model.model, prepared, agreement.want)
             receive = self._receiver(context, conversation, intake, options.default_format)
             session = Session(intake, buffer, runner, self._totals, checking)
-            await session.run(receive, _sender(context, writer), self._drain)
-            log.info("stream ended", stream=opened.stream_id)
+            with _end_logged(opened.stream_id, session, self._drain):
+                await session.run(receive, _sender(context, writer), self._drain)
         finally:
             patience.give_up()
             self._leave(prepared, sharing)
@@ -185,6 +188,37 @@ class AttributionService(service_grpc.AttributionServiceServicer):
             return intake.frames((frame_of(frame, decoders, default_format) for frame in frames), now)
 
         return receive
+
+
+@contextmanager
+def _end_logged(stream_id: str, session: Session, drain: Drain) -> Iterator[None]:
+    """Log how a stream ended and what became of it, also where it broke: then nobody else has its counts."""
+    cause: dict[str, str] = {}
+    try:
+        yield
+        cause["cause"] = "drained" if drain.begun.is_set() else "closed"
+    except asyncio.CancelledError:
+        cause["cause"] = "cancelled"
+        raise
+    except TonescopeError as error:
+        cause.update(cause=error.reason, error=message_of(error))
+        raise
+    except Exception as error:
+        cause.update(cause=type(error).__name__, error=message_of(error))
+        raise
+    finally:
+        counts = session.summary()
+        log.info(
+            "stream ended",
+            stream=stream_id,
+            **cause,
+            frames=counts.frames_received,
+            frames_used=counts.frames_used,
+            windows=counts.windows,
+            explained=counts.explained,
+            dropped=counts.dropped,
+            failed=counts.failed,
+        )
 
 
 def said_of(message: Any) -> Said:
