@@ -1,4 +1,8 @@
-"""Where commands write: results to stdout, progress and remarks to stderr. What they say belongs to each command."""
+"""Where commands write: results to stdout, progress and remarks to stderr. What they say belongs to each command.
+
+Nothing that is written is read as markup, in lines as in the cells of tables: names, descriptions and errors come from
+files and daemons, and ``[model]`` or ``:key:`` in them stays as it is. What is to be styled is a ``Text``.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +16,19 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from tonescope_server.errors import ConfigurationError
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
 def progress(description: str, total: int | None, show: bool = True) -> Iterator[Bar]:
     """Show a progress bar while the block runs; nothing where stderr is not a terminal."""
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -51,9 +56,14 @@ class Bar:
         self._bar.update(self._task, description=description)
 
 
+def say(text: str | Text) -> None:
+    """Say something, in as many lines as it has: none is broken where the terminal ends."""
+    out.print(text, soft_wrap=True)
+
+
 def remark(text: str) -> None:
     """Say something on the side."""
-    err.print(text, markup=False, soft_wrap=True)
+    err.print(text, soft_wrap=True)
 
 
 def listed(counts: Mapping[str, int]) -> str:

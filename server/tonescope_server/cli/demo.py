@@ -18,7 +18,7 @@ import typer
 
 import tonescope
 from tonescope.results import Explanation, Notice
-from tonescope_server.cli.console import out, remark, write_json
+from tonescope_server.cli.console import out, remark, say, write_json
 from tonescope_server.cli.findings import findings_told, section
 from tonescope_server.cli.identity import tone_text
 from tonescope_server.cli.pace import Played, play
@@ -65,10 +65,8 @@ def demo(
     write_json(report, out_folder / "saliency.json")
     draw(report, found, recording.name, out_folder / "attribution.png", PLANTED_ROWS)
     out.print(f"{counts.sent} frames sent, {len(found)} windows explained, {counts.dropped} dropped")
-    out.print(verdict(found), markup=False, soft_wrap=True)
-    out.print(
-        f"wrote {out_folder / 'saliency.json'} and {out_folder / 'attribution.png'}", markup=False, soft_wrap=True
-    )
+    say(verdict(found))
+    say(f"wrote {out_folder / 'saliency.json'} and {out_folder / 'attribution.png'}")
 
 
 def verdict(found: Sequence[Explanation]) -> str:

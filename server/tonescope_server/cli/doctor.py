@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from tonescope_server.checks import Severity
-from tonescope_server.cli.console import out, progress, remark, write_json
+from tonescope_server.cli.console import out, progress, remark, say, write_json
 from tonescope_server.cli.doctor_json import as_json
 from tonescope_server.cli.local import load
 from tonescope_server.cli.options import (
@@ -107,18 +108,18 @@ def _draw(report: Report, page: Path | None, png: Path | None) -> None:
 
 def show(report: Report) -> None:
     """Print the findings, the readings that were tried, and the verdict."""
-    _say(_headline(report))
+    say(_headline(report))
     shown: set[str] = set()
     guesses = [entry for entry in report.entries if entry.finding.code == MANIFEST_GUESSED]
     for number, entry in enumerate((e for e in report.entries if e not in guesses), start=1):
         _show_entry(number, entry, shown)
     if guesses:
-        out.print("\n[bold]NOTE[/] the manifest leaves this to guesses:")
+        say(Text.assemble("\n", ("NOTE", "bold"), " the manifest leaves this to guesses:"))
         for entry in guesses:
-            _say(f"  {entry.finding.message}")
+            say(f"  {entry.finding.message}")
     _show_readings(report)
     out.print()
-    _say(verdict(report))
+    say(verdict(report))
 
 
 def verdict(report: Report) -> str:
@@ -142,20 +143,15 @@ def _headline(report: Report) -> str:
 def _show_entry(number: int, entry: Entry, shown: set[str]) -> None:
     finding = entry.finding
     node = "" if finding.node_id is None else f", node {finding.node_id}"
-    out.print(
-        f"\n{number}. [{_STYLES[finding.severity]}]{finding.severity.upper()}[/] {finding.code} ({entry.area}{node})"
-    )
-    _say(f"   seen:   {finding.message}")
+    severity = finding.severity.upper(), _STYLES[finding.severity]
+    say(Text.assemble(f"\n{number}. ", severity, f" {finding.code} ({entry.area}{node})"))
+    say(f"   seen:   {finding.message}")
     if finding.remedy:
-        _say(f"   change: {finding.remedy}")
+        say(f"   change: {finding.remedy}")
     if entry.manifest and entry.manifest not in shown:
         shown.add(entry.manifest)
-        _say("   model.toml:")
-        _say("\n".join(f"       {line}" for line in entry.manifest.splitlines()))
-
-
-def _say(text: str) -> None:
-    out.print(text, markup=False, soft_wrap=True)
+        say("   model.toml:")
+        say("\n".join(f"       {line}" for line in entry.manifest.splitlines()))
 
 
 def _show_readings(report: Report) -> None:
@@ -169,9 +165,9 @@ def _show_readings(report: Report) -> None:
     for cells, tried in rows:
         table.add_row(*cells, style="bold" if tried is report.best else None)
     out.print()
-    _say(_ABOUT)
+    say(_ABOUT)
     out.print(table)
-    _say(_footnote(report))
+    say(_footnote(report))
 
 
 def _footnote(report: Report) -> str:

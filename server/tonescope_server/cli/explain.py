@@ -15,7 +15,7 @@ from tonescope.results import Explanation, ToneTable
 from tonescope_server.checks import Finding
 from tonescope_server.checks.drift import attribution_profile
 from tonescope_server.cli.band import null_share_text, prediction_text
-from tonescope_server.cli.console import out, progress, remark, write_json
+from tonescope_server.cli.console import out, progress, remark, say, write_json
 from tonescope_server.cli.findings import findings_here, findings_there, findings_told, section, show_findings
 from tonescope_server.cli.identity import FEATURES, declared_rows_of, declared_table, identity_table, tone_text
 from tonescope_server.cli.local import explain_here, jobs_of, load
@@ -210,7 +210,7 @@ def show(found: list[Explanation], top: int) -> None:
     if len(found) > SHOWN:
         out.print(f"… and {len(found) - SHOWN} more")
     if found:
-        out.print(strongest(found, top), markup=False, soft_wrap=True)
+        say(strongest(found, top))
         mean = np.abs(np.stack([each.tones for each in found])).mean(axis=0)
         rows = np.argsort(-mean, kind="stable")[:top].tolist()
         out.print(identity_table(found[0].tone_table, rows, {"mean |attribution|": mean}))

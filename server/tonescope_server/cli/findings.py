@@ -75,14 +75,14 @@ def section(found: Iterable[Finding]) -> list[dict[str, Any]]:
 def show_findings(found: Iterable[Finding]) -> None:
     """Say each finding in one line."""
     for each in found:
-        err.print(line_of(each), style=_STYLES.get(each.severity), markup=False, soft_wrap=True)
+        err.print(line_of(each), style=_STYLES.get(each.severity), soft_wrap=True)
 
 
 def show_notices(notices: Sequence[Notice], console: Console = err) -> None:
     """Say what a daemon said of a stream, each thing once."""
     for text, severity in dict.fromkeys((str(each), each.severity) for each in notices):
         style = _STYLES.get(Severity(severity)) if severity else None
-        console.print(text, style=style, markup=False, soft_wrap=True)
+        console.print(text, style=style, soft_wrap=True)
 
 
 def line_of(each: Finding | Notice) -> str:

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from tonescope_server import Explainer
-from tonescope_server.cli.console import listed, out, write_json
+from tonescope_server.cli.console import listed, out, say, write_json
 from tonescope_server.cli.local import load
 from tonescope_server.cli.options import (
     MODEL_FILE_OPTIONS,
@@ -146,19 +146,15 @@ def _show(found: dict[str, Any]) -> None:
     {"a model": _show_model, "a recording": _show_recording, "an array": _show_array}[found["is"]](found)
 
 
-def _say(text: str) -> None:
-    out.print(text, markup=False, soft_wrap=True)
-
-
 def _show_array(found: dict[str, Any]) -> None:
-    _say(
+    say(
         f"an array of {found['dtype']}, shape {found['shape']}, {'all finite' if found['finite'] else 'NOT all finite'}"
     )
 
 
 def _show_recording(found: dict[str, Any]) -> None:
     n = sum(bool(node["frames"]) for node in found["nodes"])
-    _say(f"a recording in format {found['format']}: {found['frames']} frames of {n} node{'' if n == 1 else 's'}")
+    say(f"a recording in format {found['format']}: {found['frames']} frames of {n} node{'' if n == 1 else 's'}")
     table = Table("node", "tones", "frames", "rate", "rows always zero", "layout", box=None)
     for node in found["nodes"]:
         for length in node["lengths"]:
@@ -177,11 +173,11 @@ def _show_recording(found: dict[str, Any]) -> None:
     out.print(table)
     for node in found["nodes"]:
         if node["transmitters"]:
-            _say(f"node {node['node']}: hears {_few(node['transmitters'])}")
+            say(f"node {node['node']}: hears {_few(node['transmitters'])}")
         if node["skipped"]:
-            _say(f"node {node['node']}: records without a frame: {listed(node['skipped'])}")
+            say(f"node {node['node']}: records without a frame: {listed(node['skipped'])}")
     if found["skipped_of_no_node"]:
-        _say(f"records without a frame: {listed(found['skipped_of_no_node'])}")
+        say(f"records without a frame: {listed(found['skipped_of_no_node'])}")
 
 
 def _few(names: list[str]) -> str:
@@ -210,20 +206,20 @@ def _show_layers(found: dict[str, Any]) -> None:
 
 def _show_model(found: dict[str, Any]) -> None:
     window = found["window"]
-    _say(f"model {found['name']} version {found['version']}, sha256 {found['digest']}")
-    _say(
+    say(f"model {found['name']} version {found['version']}, sha256 {found['digest']}")
+    say(
         f"input {found['input'].name}: {found['input'].dtype} {found['input'].shape}, {window['frames']} frames x "
         f"{window['tones']} tones in order {window['cell_order']}, layout {found['tone_layout']} "
         f"({found['null_tones']} null), normalisation {found['normalisation']}"
     )
     for output in found["outputs"]:
         names = f": {', '.join(output['class_names'])}" if output["class_names"] else ""
-        _say(f"output {output['tensor'].name}: {output['tensor'].shape} {output['kind']}{names}")
+        say(f"output {output['tensor'].name}: {output['tensor'].shape} {output['kind']}{names}")
     counts = [f"{o['operator']}×{o['nodes']}{'' if o['differentiable'] else ' (no rule)'}" for o in found["operators"]]
-    _say(f"operators: {', '.join(counts)}")
+    say(f"operators: {', '.join(counts)}")
     layers = [f"{layer.name} {layer.shape}" for layer in found["layers"]]
-    _say(f"layers ({len(layers)}): {', '.join(layers[:6])}{', …' if len(layers) > 6 else ''}")
+    say(f"layers ({len(layers)}): {', '.join(layers[:6])}{', …' if len(layers) > 6 else ''}")
     for method, why_not in found["methods"].items():
-        _say(f"method {method}: {why_not or 'applies'}")
+        say(f"method {method}: {why_not or 'applies'}")
     for warning in found["warnings"]:
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from tonescope.results import MethodInfo, Methods, RuleSetInfo
-from tonescope_server.cli.console import out, remark, write_json
+from tonescope_server.cli.console import out, remark, say, write_json
 from tonescope_server.cli.options import MaybeServerOption
 from tonescope_server.cli.remote import daemon
 from tonescope_server.engine.explainer import installed_plugins
@@ -95,10 +95,10 @@ def _show_all(listed: Methods) -> None:
 
 
 def _show_one(method: MethodInfo) -> None:
-    out.print(f"{method.name}: {method.summary}", markup=False)
-    out.print(f"needs {method.requirement}; plugin {method.plugin} {method.version}", markup=False)
+    say(f"{method.name}: {method.summary}")
+    say(f"needs {method.requirement}; plugin {method.plugin} {method.version}")
     if method.source:
-        out.print(f"source: {method.source}", markup=False)
+        say(f"source: {method.source}")
     table = Table("parameter", "type", "default", "what it is", box=None)
     definitions = method.parameters.get("$defs", {})
     for name, schema in method.parameters.get("properties", {}).items():

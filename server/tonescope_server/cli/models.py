@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from tonescope_server.cli.console import out, remark, write_json
 from tonescope_server.cli.options import MaybeServerOption, StoreOption
@@ -27,6 +28,8 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """List the models of a store, and why one cannot be used.
+
+    A model that cannot be used is no error of this command: it exits with 0, and the state tells, in --json as well.
 
     Example:  tonescope models --store ./models
 
@@ -51,6 +54,6 @@ def models(
     for model in found:
         state = str(model.state)
         said = model.failure or model.description
-        table.add_row(model.name, model.version, f"[{_COLOURS[state]}]{state}", model.digest[:12], said)
+        table.add_row(model.name, model.version, Text(state, _COLOURS[state]), model.digest[:12], said)
     out.print(table)
     remark(f"{len(found)} in {where}")

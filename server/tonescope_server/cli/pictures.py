@@ -248,8 +248,9 @@ def _label_seconds(axes: Axes, seconds_per_frame: float) -> None:
 def _headline(figure: Figure, band: Band) -> None:
     """Write the two lines above everything; the drawing keeps clear of them, whatever the figure's height."""
     height = figure.get_figheight()
-    figure.text(0.012, 1 - 0.12 / height, band.title, ha="left", va="top", fontsize=13, fontweight="bold")
-    figure.text(0.012, 1 - 0.38 / height, band.subtitle, ha="left", va="top", fontsize=8.5, color="#555555")
+    plain: dict[str, Any] = {"ha": "left", "va": "top", "parse_math": False}  # a name may well have a $ in it
+    figure.text(0.012, 1 - 0.12 / height, band.title, fontsize=13, fontweight="bold", **plain)
+    figure.text(0.012, 1 - 0.38 / height, band.subtitle, fontsize=8.5, color="#555555", **plain)
     engine: Any = figure.get_layout_engine()
     engine.set(rect=(0, 0, 1, 1 - 0.6 / height))
 

@@ -50,7 +50,7 @@ def say_connection(event: tonescope.ConnectionEvent, console: Console) -> None:
         said = f"connection lost: {event.error}; trying again{limit}"
     else:
         said = f"connected to {event.address} again, after {event.away_s:.1f} s"
-    console.print(said, markup=False, soft_wrap=True)
+    console.print(said, soft_wrap=True)
 
 
 def model_name(client: tonescope.Client, asked: str) -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 import tonescope
 from tonescope.results import Explanation, ModelDetail
-from tonescope_server.cli.console import err, listed, out, progress, remark, write_json
+from tonescope_server.cli.console import err, listed, out, progress, remark, say, write_json
 from tonescope_server.cli.findings import findings_told, section, show_notices
 from tonescope_server.cli.identity import identity_of
 from tonescope_server.cli.options import (
@@ -215,22 +215,20 @@ def _show(played: Played, results: Mapping[int, NodeResult], stream: tonescope.L
     for node in summary["nodes"]:
         said = ", ".join(f"{name} {count}" for name, count in node["predictions"].items())
         if said:
-            out.print(f"node {node['node']}: predictions: {said}", markup=False, soft_wrap=True)
+            say(f"node {node['node']}: predictions: {said}")
     for name, kinds in played.skipped.items():
-        out.print(f"node {'—' if name is None else name}: records without a frame: {listed(kinds)}", markup=False)
+        say(f"node {'—' if name is None else name}: records without a frame: {listed(kinds)}")
     _show_counts(stream)
 
 
 def _show_counts(stream: tonescope.LiveStream) -> None:
     counts, summary = stream.counts, stream.summary
     if summary is not None:
-        out.print(
+        say(
             f"daemon: {summary.frames_used} of {summary.frames_received} frames used "
             f"(skipped: {listed(summary.frames_skipped)}); "
             f"{summary.windows} windows, {summary.explained} explained, {summary.dropped} dropped, "
-            f"{summary.failed} failed; {summary.gaps} gaps",
-            markup=False,
-            soft_wrap=True,
+            f"{summary.failed} failed; {summary.gaps} gaps"
         )
     if counts.reconnects:
         remark(f"reconnections: {counts.reconnects}; {counts.resent} frames sent again, {counts.forgotten} lost")

@@ -18,7 +18,7 @@ from tonescope.results import Explanation
 from tonescope_server import Explainer
 from tonescope_server.checks import Finding
 from tonescope_server.checks.predictions import check_confidence
-from tonescope_server.cli.console import out, plain, remark, write_json
+from tonescope_server.cli.console import out, plain, remark, say, write_json
 from tonescope_server.cli.findings import findings_here, section, show_findings
 from tonescope_server.cli.identity import FEATURES, identity_table, tone_text
 from tonescope_server.cli.local import explain_here, load
@@ -206,9 +206,7 @@ def draw(
 def _say(report: dict[str, Any], found: Sequence[Explanation], explainer: Explainer, path: Path) -> None:
     table = found[0].tone_table
     named = [f"{tone_text(table.tones[row], row)} (row {row})" for row in report["top_k_subcarriers"]["8"]]
-    out.print(
-        f"top 8 of {len(table)} tones over {len(found)} windows: {', '.join(named)}", markup=False, soft_wrap=True
-    )
+    say(f"top 8 of {len(table)} tones over {len(found)} windows: {', '.join(named)}")
     if table.rows_are == "features":
         remark(FEATURES)
     mean = np.array(report["saliency_per_subcarrier"])

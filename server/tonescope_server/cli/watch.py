@@ -18,7 +18,7 @@ from rich.text import Text
 import tonescope
 from tonescope.results import Explanation, Notice
 from tonescope_server.cli import band
-from tonescope_server.cli.console import err, listed, out
+from tonescope_server.cli.console import err, listed, out, say
 from tonescope_server.cli.findings import show_notices
 from tonescope_server.cli.identity import FEATURES, identity_text
 from tonescope_server.cli.options import (
@@ -105,9 +105,9 @@ def watch(
 def _show_skipped(played: Played, stream: tonescope.LiveStream) -> None:
     """Say what no window was made of, where there is any: records that hold no frame, and frames that went unused."""
     if played.skipped:
-        out.print(f"records without a frame: {listed(played.skipped_of_all)}", markup=False, soft_wrap=True)
+        say(f"records without a frame: {listed(played.skipped_of_all)}")
     if stream.summary is not None and stream.summary.frames_skipped:
-        out.print(f"frames skipped: {listed(stream.summary.frames_skipped)}", markup=False, soft_wrap=True)
+        say(f"frames skipped: {listed(stream.summary.frames_skipped)}")
 
 
 def show(stream: tonescope.LiveStream, heard: list[Notice]) -> Iterator[Explanation]:
@@ -152,7 +152,7 @@ def _lines(stream: tonescope.LiveStream, view: View, heard: list[Notice]) -> Ite
         if explanation.problem is None and (now >= due or explanation.node_id not in seen):
             due = now + 1 / LINES_PER_S
             seen.add(explanation.node_id)
-            out.print(view.line(explanation), soft_wrap=True)
+            say(view.line(explanation))
 
 
 @dataclass
