@@ -12,10 +12,9 @@ from typing import Any
 
 import tonescope
 from tonescope.results import Explanation, Notice
-from tonescope_server.cli.console import err, listed, out, plain
-from tonescope_server.cli.findings import show_notices
+from tonescope_server.cli.band import prediction_text
+from tonescope_server.cli.console import err, listed, out, plain, remark
 from tonescope_server.cli.remote import say_connection
-from tonescope_server.cli.watch import View
 from tonescope_server.ingest.forwarder import Forwarder
 from tonescope_server.ingest.recorder import Recorder
 from tonescope_server.ingest.traffic import Traffic
@@ -83,7 +82,6 @@ class Speaker:
         self._as_json = as_json
         self._explanations = explanations
         self._nobody_reads = nobody_reads
-        self._view = View()
         self._notices: set[str] = set()
 
     def event(self, name: str, values: Mapping[str, Any], text: str = "") -> None:
@@ -106,20 +104,14 @@ class Speaker:
         """Take an explanation."""
         if not self._explanations:
             return
-        text = ""
-        if not self._as_json:
-            self._view.take(explanation)
-            problem = explanation.problem
-            where = f"node {explanation.node_id} window {explanation.window_index:>4}"
-            text = self._view.line(explanation) if problem is None else f"{where}  {problem}"
-        self.event("explanation", explanation_values(explanation), text)
+        self.event("explanation", explanation_values(explanation), explanation_line(explanation))
 
     def said(self, what: tonescope.ConnectionEvent | Notice) -> None:
         """Take what became of the connection, or what the daemon said of the stream; the latter once each."""
         if isinstance(what, Notice):
             if str(what) not in self._notices and what.kind != "dropped":  # dropped windows are in every status
                 self._notices.add(str(what))
-                show_notices([what])
+                remark(str(what))
                 self.event("notice", plain(what))
             return
         say_connection(what, err)
@@ -165,6 +157,22 @@ def explanation_values(explanation: Explanation) -> dict[str, Any]:
         "null_tone_share": explanation.null_tone_share,
         "warnings": [each.code for each in explanation.warnings],
     }
+
+
+def explanation_line(explanation: Explanation) -> str:
+    """Say an explanation in one line, tones by their signed subcarrier index."""
+    where = f"node {explanation.node_id} window {explanation.window_index:>4}"
+    if explanation.problem is not None:
+        return f"{where}  {explanation.problem}"
+    top = " ".join(
+        f"row {each.row}"
+        if each.tone is None or each.tone.subcarrier_index is None
+        else f"{each.tone.subcarrier_index:+d}"
+        for each in explanation.top
+    )
+    share = explanation.null_tone_share
+    null = "—" if share is None else f"{share:.1%}"
+    return f"{where}  {prediction_text(explanation):<18}  top {top}  null {null}"
 
 
 def status_line(counted: Mapping[str, Any]) -> str:

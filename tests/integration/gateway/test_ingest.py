@@ -239,3 +239,13 @@ def test_on_a_port_that_nobody_serves_it_waits_and_still_ends_at_once(start) -> 
     assert summary["dropped"]["buffer"] == 10
     assert summary["forwarded"]["sent"] == 0
     assert os.linesep.join(gateway.errors.splitlines()).count("no daemon answers") == 1
+
+
+def test_a_gateway_needs_none_of_the_daemons_large_packages() -> None:
+    """It runs on small machines: numeric and graph packages would more than triple what it takes of their memory."""
+    script = (
+        "import sys, tonescope_server.cli as cli; cli.build(['ingest']);"
+        "print([m for m in ('onnx', 'onnxruntime', 'onnx_ir', 'scipy', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([COMMAND[0], "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
