@@ -37,7 +37,7 @@ class DetectedLayout:
     Attributes:
         layout: its id; ``"unknown_<n>"`` where the evidence settles none.
         candidates: the layouts that the zeros had to choose from.
-        zero_rows: the rows that stayed zero; "" values count as not zero.
+        zero_rows: the rows that stayed zero, on every antenna.
         frames: how many frames were looked at.
         reason: one line: what settles it, or why nothing does.
     """
@@ -119,7 +119,5 @@ def _why_unknown(n: int, candidates: tuple[str, ...], zero_rows: tuple[int, ...]
     if not candidates:
         return f"no known layout has {n} rows"
     zeros = f"{len(zero_rows)} rows stay zero" if zero_rows else "no row stays zero"
-    names = " or ".join(candidates)
-    return (
-        f"{n} rows could be {names}, and {zeros}, which is the pattern of {'neither' if candidates[1:] else 'another'}"
-    )
+    fits = {1: "not its pattern", 2: "the pattern of neither"}.get(len(candidates), "the pattern of none")
+    return f"{n} rows could be {' or '.join(candidates)}, and {zeros}: {fits}"

@@ -5,6 +5,7 @@ csiread is compiled code that trusts the sizes a packet states: decoders check t
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 
 from tonescope_server.errors import RecordingError
@@ -19,7 +20,6 @@ def csiread() -> ModuleType:
         RecordingError: it is not installed; the message says what to install.
     """
     try:
-        import csiread as module
+        return import_module("csiread")
     except ImportError as error:
         raise RecordingError(f"captures of network cards: {NEEDED}") from error
-    return module
