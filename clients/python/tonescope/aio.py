@@ -14,16 +14,15 @@ from tonescope.aio_live import AsyncLiveStream
 from tonescope.channel import open_aio_channel
 from tonescope.client import DEFAULT_TIMEOUT_S
 from tonescope.connection import OnConnection
-from tonescope.errors import from_rpc
+from tonescope.errors import ProtocolError, from_rpc
 from tonescope.live_state import LiveState
-from tonescope.request import FrameLike, Statistics, TargetLike, WindowLike
+from tonescope.request import FrameLike, Statistics, TargetLike, WindowLike, model_ref
 from tonescope.results import Explanations, Methods, ModelDetail, ModelInfo
 from tonescope.resume import Retry
 from tonescope.v1 import (
     attribution_service_pb2_grpc,
     method_service_pb2,
     method_service_pb2_grpc,
-    model_pb2,
     model_service_pb2,
     model_service_pb2_grpc,
 )
@@ -59,6 +58,7 @@ class AsyncClient:
     ) -> None:
         self.address = address
         self.timeout = timeout
+        self._closed = False
         self._channel = open_aio_channel(address, credentials)
         # The generated stubs are typed for both kinds of channel; at run time they take either.
         channel: Any = self._channel
@@ -77,6 +77,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """End every live stream and the connection."""
+        self._closed = True
         for stream in list(self._streams):
             await stream.cancel()
         await self._channel.close(None)
@@ -117,7 +118,7 @@ class AsyncClient:
             statistics=statistics,
         )
         responses = [await self._call(self._attribution.Explain, each, timeout) for each in requests]
-        return calls.explanations(responses, raise_problems)
+        return calls.explanations(responses, x, raise_problems)
 
     async def models(self) -> list[ModelInfo]:
         """List the models in the daemon's store."""
@@ -125,20 +126,20 @@ class AsyncClient:
         return [decode.model_info(each) for each in response.models]
 
     async def model(self, name: str, version: str = "") -> ModelDetail:
-        """Describe one model; ``version`` empty means the newest."""
-        request = model_service_pb2.GetModelRequest(model=model_pb2.ModelRef(name=name, version=version))
+        """Describe one model, by NAME or NAME/VERSION; without a version, the newest."""
+        request = model_service_pb2.GetModelRequest(model=model_ref(name, version))
         response = await self._call(self._models.GetModel, request)
         return decode.model_detail(response.model)
 
     async def load_model(self, name: str, version: str = "") -> ModelInfo:
         """Load, or load again, a model of the daemon's store."""
-        request = model_service_pb2.LoadModelRequest(model=model_pb2.ModelRef(name=name, version=version))
+        request = model_service_pb2.LoadModelRequest(model=model_ref(name, version))
         response = await self._call(self._models.LoadModel, request)
         return decode.model_info(response.model)
 
     async def unload_model(self, name: str, version: str = "") -> ModelInfo:
         """Unload a model. Streams that use it keep it until they end."""
-        request = model_service_pb2.UnloadModelRequest(model=model_pb2.ModelRef(name=name, version=version))
+        request = model_service_pb2.UnloadModelRequest(model=model_ref(name, version))
         response = await self._call(self._models.UnloadModel, request)
         return decode.model_info(response.model)
 
@@ -163,6 +164,7 @@ class AsyncClient:
 
         ``on_connection`` is a plain function, called in the event loop.
         """
+        self._check_open()
         calls.one_source(frames, windows)
         message = calls.opening(model=model, overload=overload, **opening)
         state = LiveState(message, retry or Retry(), buffer, self.address, on_connection)
@@ -171,7 +173,12 @@ class AsyncClient:
         return stream
 
     async def _call(self, method: Callable[..., Awaitable[Any]], request: Any, timeout: float | None = None) -> Any:
+        self._check_open()
         try:
             return await method(request, timeout=self.timeout if timeout is None else timeout)
         except grpc.RpcError as error:
             raise from_rpc(error, self.address) from None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ProtocolError(f"client of {self.address}: expected no call after close()")

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from tonescope.errors import TonescopeError
-from tonescope.live_state import UNREAD, LiveState
+from tonescope.live_state import UNREAD, LiveState, source_error
 from tonescope.request import FrameLike, WindowLike
 from tonescope.results import Explanation, Notice, Opened, Summary
 from tonescope.resume import LiveCounts
@@ -143,8 +143,7 @@ class AsyncLiveStream:
                     return
                 await self.send(item, as_window=as_window)
         except Exception as error:  # noqa: BLE001 - the caller's own error belongs to the caller, who is iterating
-            typed = error if isinstance(error, TonescopeError) else TonescopeError(f"the source failed: {error}")
-            state.error = state.error or typed
+            state.error = state.error or source_error(error)
             await self.cancel()
         await self.close()
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tonescope import decode
-from tonescope.errors import InvalidInputError, ParameterError, ShapeError
+from tonescope.errors import InvalidInputError, ParameterError, ShapeError, TonescopeError, make_error
 from tonescope.fields import built
 from tonescope.request import (
     Statistics,
@@ -84,8 +84,10 @@ def _messages(windows: Windows) -> Iterator[csi_pb2.Window]:
         yield window_message(window)
 
 
-def explanations(responses: Iterable[attribution_service_pb2.ExplainResponse], raise_problems: bool) -> Explanations:
-    """Put the answers of one batch together.
+def explanations(
+    responses: Iterable[attribution_service_pb2.ExplainResponse], windows: Windows, raise_problems: bool
+) -> Explanations:
+    """Put the answers of one batch of windows together.
 
     Raises:
         TonescopeError: the first window's problem, where ``raise_problems``.
@@ -97,8 +99,17 @@ def explanations(responses: Iterable[attribution_service_pb2.ExplainResponse], r
         found.extend(decode.explanation(each, table) for each in response.explanations)
     for each in found:
         if raise_problems and each.problem is not None:
-            raise each.problem
+            raise _of_a_batch(each.problem, windows)
     return Explanations(found, table or decode.tone_table(csi_pb2.ToneTable()))
+
+
+def _of_a_batch(problem: TonescopeError, windows: Windows) -> TonescopeError:
+    """Add what an array's first axis was taken for, as one window without a batch axis has the wrong shape, too."""
+    if not isinstance(problem, ShapeError) or not isinstance(windows, np.ndarray):
+        return problem
+    shape = windows.shape
+    taken = f"the array {shape} is taken for {shape[0]} windows of {shape[1:]}"
+    return make_error(problem.reason, f"{problem}; {taken}", problem.code)
 
 
 def opening(

@@ -12,17 +12,16 @@ import grpc
 from tonescope import calls, decode
 from tonescope.channel import open_channel
 from tonescope.connection import OnConnection
-from tonescope.errors import UnavailableError, from_rpc
+from tonescope.errors import ProtocolError, UnavailableError, from_rpc
 from tonescope.live import LiveStream
 from tonescope.live_state import LiveState
-from tonescope.request import FrameLike, Statistics, TargetLike, WindowLike
+from tonescope.request import FrameLike, Statistics, TargetLike, WindowLike, model_ref
 from tonescope.results import Explanations, Methods, ModelDetail, ModelInfo
 from tonescope.resume import Retry
 from tonescope.v1 import (
     attribution_service_pb2_grpc,
     method_service_pb2,
     method_service_pb2_grpc,
-    model_pb2,
     model_service_pb2,
     model_service_pb2_grpc,
 )
@@ -60,6 +59,7 @@ class Client:
     ) -> None:
         self.address = address
         self.timeout = timeout
+        self._closed = False
         self._channel = open_channel(address, credentials)
         self._attribution = attribution_service_pb2_grpc.AttributionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
@@ -76,6 +76,7 @@ class Client:
 
     def close(self) -> None:
         """End every live stream and the connection."""
+        self._closed = True
         for stream in list(self._streams):
             stream.cancel()
         self._channel.close()
@@ -85,7 +86,9 @@ class Client:
 
         Raises:
             UnavailableError: it did not within ``timeout`` seconds.
+            ProtocolError: the client was closed.
         """
+        self._check_open()
         ready = grpc.channel_ready_future(self._channel)
         try:
             ready.result(timeout=timeout)
@@ -114,7 +117,7 @@ class Client:
 
         Args:
             x: an array (batch, …input shape), or a list of arrays or ``Window``.
-            model: the model's name in the daemon's store.
+            model: the model's name in the daemon's store, or NAME/VERSION.
             version: empty means the newest.
             method: the method's name; empty means input × gradient.
             target: None (the predicted class), a class index or name, a position, or a ``Target``.
@@ -144,7 +147,7 @@ class Client:
             statistics=statistics,
         )
         responses = (self._call(self._attribution.Explain, each, timeout) for each in requests)
-        return calls.explanations(responses, raise_problems)
+        return calls.explanations(responses, x, raise_problems)
 
     def models(self) -> list[ModelInfo]:
         """List the models in the daemon's store."""
@@ -152,18 +155,18 @@ class Client:
         return [decode.model_info(each) for each in response.models]
 
     def model(self, name: str, version: str = "") -> ModelDetail:
-        """Describe one model; ``version`` empty means the newest."""
-        request = model_service_pb2.GetModelRequest(model=model_pb2.ModelRef(name=name, version=version))
+        """Describe one model, by NAME or NAME/VERSION; without a version, the newest."""
+        request = model_service_pb2.GetModelRequest(model=model_ref(name, version))
         return decode.model_detail(self._call(self._models.GetModel, request).model)
 
     def load_model(self, name: str, version: str = "") -> ModelInfo:
         """Load, or load again, a model of the daemon's store."""
-        request = model_service_pb2.LoadModelRequest(model=model_pb2.ModelRef(name=name, version=version))
+        request = model_service_pb2.LoadModelRequest(model=model_ref(name, version))
         return decode.model_info(self._call(self._models.LoadModel, request).model)
 
     def unload_model(self, name: str, version: str = "") -> ModelInfo:
         """Unload a model. Streams that use it keep it until they end."""
-        request = model_service_pb2.UnloadModelRequest(model=model_pb2.ModelRef(name=name, version=version))
+        request = model_service_pb2.UnloadModelRequest(model=model_ref(name, version))
         return decode.model_info(self._call(self._models.UnloadModel, request).model)
 
     def methods(self) -> Methods:
@@ -188,7 +191,7 @@ class Client:
         stream is a handle: ``send()``, iterate, ``close()``.
 
         Args:
-            model: the model's name.
+            model: the model's name, or NAME/VERSION.
             frames: ``Frame`` objects, arrays (real: amplitudes, complex: gains) or bytes (raw, ``default_format``).
             windows: ``Window`` objects or arrays.
             buffer: the most frames or windows held here, waiting or unanswered; what is lost beyond it is counted.
@@ -200,6 +203,7 @@ class Client:
                 declared_rows, window_frames, hop_frames, normalise, statistics, tone_layout, source_id,
                 latency_budget_ms, queue_windows, default_format.
         """
+        self._check_open()
         calls.one_source(frames, windows)
         message = calls.opening(model=model, overload=overload, **opening)
         state = LiveState(message, retry or Retry(), buffer, self.address, on_connection)
@@ -213,7 +217,12 @@ class Client:
         request: Any,
         timeout: float | None = None,
     ) -> _Response:
+        self._check_open()
         try:
             return method(request, timeout=self.timeout if timeout is None else timeout)
         except grpc.RpcError as error:
             raise from_rpc(error, self.address) from None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ProtocolError(f"client of {self.address}: expected no call after close()")

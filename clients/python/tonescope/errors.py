@@ -110,7 +110,7 @@ class StorePathError(InvalidInputError):
 
 
 class ProtocolError(InvalidInputError):
-    """A live-stream message that is not allowed at that point."""
+    """A live-stream message, or a call, that is not allowed at that point."""
 
     reason = "PROTOCOL"
 

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from tonescope.errors import TonescopeError
-from tonescope.live_state import UNREAD, LiveState
+from tonescope.live_state import UNREAD, LiveState, source_error
 from tonescope.request import FrameLike, WindowLike
 from tonescope.results import Explanation, Notice, Opened, Summary
 from tonescope.resume import LiveCounts
@@ -172,8 +172,7 @@ class LiveStream:
         self.close()
 
     def _fail(self, error: Exception) -> None:
-        typed = error if isinstance(error, TonescopeError) else TonescopeError(f"the source failed: {error}")
-        typed.__cause__ = error.__cause__ if typed is error else error
+        typed = source_error(error)
         with self._changed:
             self._state.error = self._state.error or typed
             call = self._call

@@ -22,6 +22,15 @@ UNREAD = 1024
 _NOTICES = 256
 
 
+def source_error(error: Exception) -> TonescopeError:
+    """Return what a stream fails with where the caller's own source raised: ours as it is, any other as the cause."""
+    if isinstance(error, TonescopeError):
+        return error
+    typed = TonescopeError(f"the source failed: {type(error).__name__}: {' '.join(str(error).split())}")
+    typed.__cause__ = error
+    return typed
+
+
 class LiveState:
     """What a stream knows, shared by its blocking and its asyncio form.
 

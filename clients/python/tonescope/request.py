@@ -188,6 +188,18 @@ def method_call(name: str, parameters: Mapping[str, Any]) -> attribution_pb2.Met
     return built(attribution_pb2.MethodCall, ParameterError, "method ", name=name, parameters=struct)
 
 
+def model_ref(name: str, version: str = "") -> model_pb2.ModelRef:
+    """Build a reference to a model from its name and version, or from both in one: NAME/VERSION.
+
+    Raises:
+        ParameterError: one of them is no text, or they name two versions.
+    """
+    plain, slash, behind = name.partition("/") if isinstance(name, str) else (name, "", "")
+    if slash and version not in ("", behind):
+        raise ParameterError(f"model version: expected {behind!r} as in {name!r}, got {version!r} beside it")
+    return built(model_pb2.ModelRef, ParameterError, "model ", name=plain, version=behind if slash else version)
+
+
 def options(
     model: str,
     version: str,
@@ -206,7 +218,7 @@ def options(
     return built(
         attribution_pb2.ExplainOptions,
         ParameterError,
-        model=built(model_pb2.ModelRef, ParameterError, "model ", name=model, version=version),
+        model=model_ref(model, version),
         target=None if target is None else target_message(target),
         method=method_call(method, parameters),
         top_k=top_k,
@@ -232,11 +244,19 @@ def statistics_messages(statistics: Sequence[Statistics]) -> list[csi_pb2.ToneSt
 
 
 def frame_message(frame: FrameLike) -> csi_pb2.Frame:
-    """Build a frame: a real array is amplitudes, a complex one gains, bytes are raw."""
+    """Build a frame: a real array is amplitudes, a complex one gains, bytes are raw.
+
+    Raises:
+        FrameError: no frame at all, or a value that does not fit.
+        InvalidInputError: not exactly one payload.
+        ShapeError: gains of a shape that there is not.
+    """
     if isinstance(frame, bytes):
         frame = Frame(raw=frame)
     elif isinstance(frame, np.ndarray):
         frame = Frame(iq=frame) if np.iscomplexobj(frame) else Frame(amplitude=frame)
+    elif not isinstance(frame, Frame):
+        raise FrameError(f"frame: expected a Frame, an array or bytes, got {type(frame).__name__}")
     message = built(
         csi_pb2.Frame,
         FrameError,
@@ -252,12 +272,15 @@ def frame_message(frame: FrameLike) -> csi_pb2.Frame:
     )
     if sum(payload is not None for payload in (frame.amplitude, frame.iq, frame.raw)) != 1:
         raise InvalidInputError("frame: expected exactly one of amplitude, iq and raw")
-    if frame.raw is not None:
-        message.raw = frame.raw
-    elif frame.iq is not None:
-        message.iq.CopyFrom(to_tensor(_pairs(np.asarray(frame.iq))))
-    else:
-        message.amplitude.CopyFrom(to_tensor(np.asarray(frame.amplitude, dtype=np.float32)))
+    try:
+        if frame.raw is not None:
+            message.raw = frame.raw
+        elif frame.iq is not None:
+            message.iq.CopyFrom(to_tensor(_pairs(np.asarray(frame.iq))))
+        else:
+            message.amplitude.CopyFrom(to_tensor(np.asarray(frame.amplitude, dtype=np.float32)))
+    except (TypeError, ValueError) as error:
+        raise FrameError("frame: expected an array of numbers as amplitude or iq, or bytes as raw") from error
     return message
 
 

@@ -19,7 +19,10 @@ MaybeServerOption = Annotated[
     str, typer.Option("--server", help="Ask this daemon, instead of working in this process.", show_default=False)
 ]
 RemoteModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="Name of a model in the daemon's store; may be left out where it has one.")
+    str,
+    typer.Option(
+        "--model", "-m", help="A model in the daemon's store: NAME or NAME/VERSION; may be left out where it has one."
+    ),
 ]
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="A model file or folder, or a name in the store: NAME or NAME/VERSION.")

@@ -9,7 +9,7 @@ import pytest
 
 from tonescope import Frame, Target, Window
 from tonescope.errors import FrameError, InvalidInputError, ParameterError, ShapeError, TargetError
-from tonescope.request import frame_message, method_call, options, target_message, window_message
+from tonescope.request import frame_message, method_call, model_ref, options, target_message, window_message
 from tonescope.tensors import to_array
 from tonescope_server.services.convert import target_of
 from tonescope_server.types import Target as ServerTarget
@@ -44,6 +44,33 @@ def test_a_target_means_the_same_to_the_daemon(asked: object, understood: Server
 def test_no_target_leaves_the_choice_to_the_model() -> None:
     assert not options("m", "", None, "", {}, 0, False).HasField("target")
     assert options("m", "", 0, "", {}, 0, False).HasField("target")
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "meant"),
+    [
+        ("m", "", ("m", "")),
+        ("m", "2", ("m", "2")),
+        ("m/2", "", ("m", "2")),
+        ("m/2", "2", ("m", "2")),
+        ("m/", "", ("m", "")),
+        ("../m", "", ("..", "m")),
+    ],
+)
+def test_a_model_is_named_with_its_version_or_without(name: str, version: str, meant: tuple[str, str]) -> None:
+    reference = model_ref(name, version)
+    assert (reference.name, reference.version) == meant
+
+
+def test_a_model_with_two_versions_is_refused() -> None:
+    with pytest.raises(ParameterError, match="^model version: expected '1' as in 'm/1', got '2' beside it$"):
+        model_ref("m/1", "2")
+
+
+@pytest.mark.parametrize("bad", [Frame(amplitude="loud"), Frame(amplitude=[1.0, None, "x"]), Frame(raw="text")])  # type: ignore[arg-type]
+def test_a_payload_that_is_none_is_refused(bad: Frame) -> None:
+    with pytest.raises(FrameError, match="^frame: expected an array of numbers as amplitude or iq, or bytes as raw$"):
+        frame_message(bad)
 
 
 @pytest.mark.parametrize("bad", [1.5, [1.5], object()])

@@ -42,6 +42,27 @@ def test_the_asyncio_client_does_what_the_blocking_one_does(
     assert "nobody" in message
 
 
+def test_what_the_asyncio_client_cannot_do_is_said_in_the_same_words(daemon: Daemon, windows: np.ndarray) -> None:
+    async def run() -> None:
+        aio = tonescope.aio.connect(daemon.address)
+        with pytest.raises(errors.ShapeError, match="is taken for 56 windows"):
+            await aio.explain(windows[0], model="tiny/1")
+        with pytest.raises(errors.UnknownModelError, match=r'no version "7" \(there are: 1\)'):
+            await aio.model("tiny/7")
+        with pytest.raises(errors.FrameError, match="^frame: expected a Frame, an array or bytes, got int$"):
+            [each async for each in aio.live(model="tiny", frames=[b"garbage", b"", 5])]  # type: ignore[list-item]
+        with pytest.raises(errors.TonescopeError, match=r"^the source failed: ZeroDivisionError: ") as caught:
+            [each async for each in aio.live(model="tiny", frames=(frames(1)[1 // n] for n in (2, 0)))]
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+        await aio.close()
+        with pytest.raises(errors.ProtocolError, match="expected no call after close"):
+            await aio.models()
+        with pytest.raises(errors.ProtocolError, match="expected no call after close"):
+            aio.live(model="tiny")
+
+    asyncio.run(run())
+
+
 def test_an_asyncio_stream_too_survives_its_daemon(mortal: Daemon) -> None:
     told: list[tonescope.ConnectionEvent] = []
 

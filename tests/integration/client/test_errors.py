@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterator
 
 import grpc
 import numpy as np
@@ -71,6 +72,73 @@ def test_a_buffer_of_the_wrong_length_is_that_windows_problem(daemon: Daemon) ->
     assert type(problem) is errors.ByteLengthError
     assert "896" in str(problem)
     assert "7" in str(problem)
+
+
+def test_an_array_without_a_batch_axis_is_told_what_its_first_axis_is_taken_for(client: tonescope.Client) -> None:
+    said = r"^window 0: values: expected \(56, 4\), got \(4,\); the array \(56, 4\) is taken for 56 windows of \(4,\)"
+    with pytest.raises(errors.ShapeError, match=said) as caught:
+        client.explain(X[0], model="tiny")
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(errors.ShapeError, match=r"got \(4,\)$"):  # in a list each window stands for itself
+        client.explain([X[0], X[0, 0]], model="tiny")
+
+
+def test_a_version_may_be_written_behind_the_models_name(client: tonescope.Client) -> None:
+    assert len(client.explain(X, model="tiny/1")) == 1
+    assert client.model("tiny/1").info.version == "1"
+    assert client.load_model("tiny/1").version == client.unload_model("tiny/1").version == "1"
+    with client.live(model="tiny/1", windows=X) as stream:
+        assert len(list(stream)) == 1
+    assert stream.opened is not None
+    assert stream.opened.model_version == "1"
+
+
+def test_a_version_that_there_is_not_is_told_with_those_there_are(client: tonescope.Client) -> None:
+    said = r'model "tiny": no version "7" \(there are: 1\)'
+    for ask in (
+        lambda: client.explain(X, model="tiny/7"),
+        lambda: client.model("tiny/7"),
+        lambda: client.load_model("tiny/7"),
+        lambda: client.unload_model("tiny/7"),
+        lambda: list(client.live(model="tiny/7", windows=X)),
+    ):
+        with pytest.raises(errors.UnknownModelError, match=said):
+            ask()
+    with pytest.raises(errors.ParameterError, match="model version: expected '1' as in 'tiny/1', got '2' beside it"):
+        client.explain(X, model="tiny/1", version="2")
+
+
+def test_a_client_that_was_closed_says_so(daemon: Daemon) -> None:
+    client = tonescope.connect(daemon.address)
+    client.close()
+    client.close()  # as often as one likes
+    for ask in (
+        lambda: client.explain(X, model="tiny"),
+        client.models,
+        lambda: client.live(model="tiny"),
+        client.wait_until_ready,
+    ):
+        with pytest.raises(errors.ProtocolError, match=rf"^client of {daemon.address}: expected no call after close"):
+            ask()
+
+
+@pytest.mark.parametrize("item", [5, None, [1.0, 2.0], "frame"])
+def test_what_is_no_frame_ends_the_stream_with_a_typed_error(client: tonescope.Client, item: object) -> None:
+    said = f"^frame: expected a Frame, an array or bytes, got {type(item).__name__}$"
+    with pytest.raises(errors.FrameError, match=said):
+        list(client.live(model="tiny", frames=[b"garbage", b"", item]))  # type: ignore[list-item]
+    with client.live(model="tiny") as stream, pytest.raises(errors.FrameError, match=said):
+        stream.send(item)  # type: ignore[arg-type]
+
+
+def test_what_the_callers_own_source_raised_is_named_and_kept_as_the_cause(client: tonescope.Client) -> None:
+    def source() -> Iterator[np.ndarray]:
+        yield X[0]
+        raise OSError("the radio is gone")
+
+    with pytest.raises(errors.TonescopeError, match=r"^the source failed: OSError: the radio is gone$") as caught:
+        list(client.live(model="tiny", windows=source()))
+    assert isinstance(caught.value.__cause__, OSError)
 
 
 def test_where_no_daemon_is_the_address_is_named_at_once() -> None:

@@ -122,5 +122,16 @@ def test_where_no_daemon_is_that_is_said_in_one_line(refused, recording: Path, c
     assert "no daemon answers at 127.0.0.1:1" in line
 
 
+@pytest.mark.parametrize("command", ["replay", "watch"])
+def test_a_version_may_be_written_behind_the_models_name(
+    run, refused, recording: Path, address: str, command: str
+) -> None:
+    asked = (command, recording, "--server", address, "--as-fast-as-possible", "--model")
+    ran = run(*asked, "people_count/1")
+    assert ran.code == 0
+    assert "70" in ran.out.splitlines()[-1]
+    assert 'model "people_count": no version "7" (there are: 1)' in refused(*asked, "people_count/7")
+
+
 def test_an_unknown_model_of_a_daemon_is_named(refused, recording: Path, address: str) -> None:
     assert 'no model "nobody"' in refused("replay", recording, "--server", address, "--model", "nobody")
