@@ -93,6 +93,7 @@ class AsyncClient:
         top_k: int = 0,
         cells: bool = False,
         declared_rows: bool = False,
+        parts: bool = False,
         normalise: str = "",
         statistics: Sequence[Statistics] = (),
         raise_problems: bool = True,
@@ -114,6 +115,7 @@ class AsyncClient:
             top_k=top_k,
             cells=cells,
             declared_rows=declared_rows,
+            parts=parts,
             normalise=normalise,
             statistics=statistics,
         )

@@ -43,6 +43,7 @@ def explain_requests(
     top_k: int,
     cells: bool,
     declared_rows: bool = False,
+    parts: bool = False,
     normalise: str,
     statistics: Sequence[Statistics],
 ) -> Iterator[attribution_service_pb2.ExplainRequest]:
@@ -52,7 +53,7 @@ def explain_requests(
         ShapeError: no batch axis, or no window at all.
     """
     request = attribution_service_pb2.ExplainRequest(
-        options=options(model, version, target, method, parameters, top_k, cells, declared_rows),
+        options=options(model, version, target, method, parameters, top_k, cells, declared_rows, parts),
         normalisation=normalisation(normalise),
         statistics=statistics_messages(statistics),
     )
@@ -122,6 +123,7 @@ def opening(
     top_k: int = 0,
     cells: bool = False,
     declared_rows: bool = False,
+    parts: bool = False,
     window_frames: int = 0,
     hop_frames: int = 0,
     normalise: str = "",
@@ -149,7 +151,7 @@ def opening(
     return built(
         live_pb2.Open,
         ParameterError,
-        options=options(model, version, target, method, parameters or {}, top_k, cells, declared_rows),
+        options=options(model, version, target, method, parameters or {}, top_k, cells, declared_rows, parts),
         windowing=windowing,
         normalisation=normalisation(normalise),
         statistics=statistics_messages(statistics),

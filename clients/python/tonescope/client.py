@@ -107,6 +107,7 @@ class Client:
         top_k: int = 0,
         cells: bool = False,
         declared_rows: bool = False,
+        parts: bool = False,
         normalise: str = "",
         statistics: Sequence[Statistics] = (),
         raise_problems: bool = True,
@@ -124,6 +125,7 @@ class Client:
             top_k: how many tones ``top`` lists; zero means 8.
             cells: whether to bring the attribution per input cell as well.
             declared_rows: whether to bring that per row of the axis that the model calls its tones as well.
+            parts: whether to bring that per antenna link and component as well.
             normalise: "", "none", "manifest", "recording" or "running"; empty takes the windows as they are.
             statistics: (mean, std) or (mean, std, node_id) for "recording".
             raise_problems: whether a window that cannot be explained raises, or is answered by its ``problem``.
@@ -143,6 +145,7 @@ class Client:
             top_k=top_k,
             cells=cells,
             declared_rows=declared_rows,
+            parts=parts,
             normalise=normalise,
             statistics=statistics,
         )
@@ -200,7 +203,7 @@ class Client:
                 back. The stream waits for it (it is called from the stream's own thread), and fails where it raises.
             overload: "drop_oldest" or "back_pressure": then the daemon drops nothing and ``send`` waits.
             **opening: further options, as in ``calls.opening``: version, method, target, parameters, top_k, cells,
-                declared_rows, window_frames, hop_frames, normalise, statistics, tone_layout, source_id,
+                declared_rows, parts, window_frames, hop_frames, normalise, statistics, tone_layout, source_id,
                 latency_budget_ms, queue_windows, default_format.
         """
         self._check_open()

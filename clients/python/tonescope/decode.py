@@ -42,6 +42,8 @@ def tone_table(message: csi_pb2.ToneTable) -> r.ToneTable:
         ),
         "features" if message.rows_are == csi_pb2.ROWS_ARE_FEATURES else "tones",
         message.centre_mhz if message.HasField("centre_mhz") else None,
+        tuple(message.links),
+        tuple(message.components),
     )
 
 
@@ -108,6 +110,9 @@ def explanation(message: attribution_pb2.Explanation, table: r.ToneTable = _NO_T
         standard_error=_optional(message.standard_error) if has("standard_error") else None,
         problem=from_problem(message.problem) if has("problem") else None,
         declared_rows=_optional(message.declared_rows) if has("declared_rows") else None,
+        parts=_optional(message.parts) if has("parts") else None,
+        transmitter=message.transmitter,
+        link=message.link if has("link") else None,
     )
 
 

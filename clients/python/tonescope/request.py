@@ -21,8 +21,8 @@ class Frame:
     """One CSI frame, with exactly one payload.
 
     Attributes:
-        amplitude: amplitudes, shape (n_tones).
-        iq: complex gains, shape (n_tones); or real and imaginary parts, shape (n_tones, 2), also as int8.
+        amplitude: amplitudes, shape (n_tones), or (n_links, n_tones) for several antennas.
+        iq: complex gains, of the same shapes; or real and imaginary parts, with a last axis of 2, also as int8.
         raw: bytes as they came from the radio, in the format that ``format`` names ("adr018", …).
         sequence: the frame's number at its source. The client numbers, per node, the frames that have none, unless
             they are raw: those carry their numbers inside.
@@ -209,6 +209,7 @@ def options(
     top_k: int,
     cells: bool,
     declared_rows: bool = False,
+    parts: bool = False,
 ) -> attribution_pb2.ExplainOptions:
     """Build what single calls and streams have in common.
 
@@ -224,6 +225,7 @@ def options(
         top_k=top_k,
         want_cells=cells,
         want_declared_rows=declared_rows,
+        want_parts=parts,
     )
 
 
@@ -285,11 +287,11 @@ def frame_message(frame: FrameLike) -> csi_pb2.Frame:
 
 
 def _pairs(iq: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Bring complex gains into (n_tones, 2) real and imaginary parts."""
+    """Bring complex gains into real and imaginary parts: (n_tones, 2), or (n_links, n_tones, 2)."""
     if np.iscomplexobj(iq):
         iq = np.stack([iq.real, iq.imag], axis=-1).astype(np.float32)
-    if iq.ndim != 2 or iq.shape[1] != 2:
-        raise ShapeError(f"frame: expected complex (n_tones) or real (n_tones, 2), got {iq.shape}")
+    if iq.ndim not in (2, 3) or iq.shape[-1] != 2:
+        raise ShapeError(f"frame: expected complex (n_tones) or real (n_tones, 2), or with links first, got {iq.shape}")
     return iq
 
 

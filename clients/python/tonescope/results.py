@@ -45,12 +45,16 @@ class ToneTable:
         id: the layout's name.
         rows_are: "tones", or "features" for a model that takes engineered features and has no tone axis.
         centre_mhz: the frequency that offsets are measured from; None where it is not known.
+        links: names of the antenna links that one window holds; empty where it holds one.
+        components: what each tone's values in a frame are, such as "real" and "imaginary"; empty where it has one.
     """
 
     id: str
     tones: tuple[Tone, ...] = ()
     rows_are: str = "tones"
     centre_mhz: float | None = None
+    links: tuple[str, ...] = ()
+    components: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tones)
@@ -123,6 +127,10 @@ class Explanation:
         cells: attribution per input cell, in the input's shape without the batch axis; None unless asked for.
         declared_rows: attribution per row of the axis that the model's own shape calls tones, whatever its cells
             really hold; None unless asked for, and where there is no such axis.
+        parts: what each antenna link and component had of every tone's attribution, (n_links, n_components,
+            n_tones), in the order of ``tone_table.links`` and ``.components``; None unless asked for.
+        transmitter: of the window's frames; empty where it is not known.
+        link: the row of its frames that the window was made of; None where frames have one, or it holds them all.
         top: the strongest tones by |attribution|, strongest first.
         convergence_delta: Σ cells − (f(x) − f(baseline)); None for a method that has none.
         null_tone_share: the part of Σ|attribution| on tones without signal, [0, 1]; None where none is known as
@@ -162,6 +170,9 @@ class Explanation:
     standard_error: Array | None
     problem: TonescopeError | None = None
     declared_rows: Array | None = None
+    parts: Array | None = None
+    transmitter: str = ""
+    link: int | None = None
 
 
 class Explanations(Sequence[Explanation]):

@@ -56,7 +56,8 @@ def check_null_share(
     share = null_share(magnitude, cells)
     if share is None or share <= LARGEST_SHARE:
         return []
-    by_order = {} if attribution is None or cells.n_frames == 1 else shares_by_order(attribution, cells)
+    one_order = cells.n_frames == 1 or cells.has_parts
+    by_order = {} if attribution is None or one_order else shares_by_order(attribution, cells)
     others = {order: value for order, value in by_order.items() if order != cells.cell_order}
     fitting = [order for order, value in others.items() if value <= LARGEST_SHARE]
     message = f"{share:.1%} of the attribution over {len(tones)} windows lies on tones that carry no signal"

@@ -102,7 +102,8 @@ class Declared:
     def stated(cls, manifest: Manifest, cells: CellMap) -> Declared:
         """Read the declarations of a manifest, whose map of cells is known."""
         stated = manifest.normalisation
-        known = bool(stated.mean)
+        # Statistics of phases, or of parts of complex values, say nothing of amplitudes.
+        known = bool(stated.mean) and not cells.has_parts and manifest.input.quantity == "amplitude"
         return cls(
             cells=cells,
             normalisation=stated.kind,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 import typer
 from rich.table import Table
 
@@ -17,7 +19,14 @@ from tonescope_server.checks.drift import attribution_profile
 from tonescope_server.cli.band import null_share_text, prediction_text
 from tonescope_server.cli.console import out, progress, remark, say, write_json
 from tonescope_server.cli.findings import findings_here, findings_there, findings_told, section, show_findings
-from tonescope_server.cli.identity import FEATURES, declared_rows_of, declared_table, identity_table, tone_text
+from tonescope_server.cli.identity import (
+    FEATURES,
+    declared_rows_of,
+    declared_table,
+    identity_table,
+    parts_table,
+    tone_text,
+)
 from tonescope_server.cli.local import explain_here, jobs_of, load
 from tonescope_server.cli.options import (
     MODEL_FILE_OPTIONS,
@@ -43,6 +52,7 @@ from tonescope_server.cli.replay import open_stream
 from tonescope_server.cli.usage import only
 from tonescope_server.csi.cells import CellMap, cell_map
 from tonescope_server.csi.frames import Frame
+from tonescope_server.csi.quantities import COMPONENTS, Quantity
 from tonescope_server.csi.tones import tone_table
 from tonescope_server.engine.explainer import installed_plugins
 from tonescope_server.errors import ParameterError
@@ -71,6 +81,9 @@ def explain(
     hop: HopOption = 0,
     format: FormatOption = "",
     top: Annotated[int, typer.Option("--top", min=1, help="How many of the strongest tones to list.")] = 8,
+    parts: Annotated[
+        bool, typer.Option("--parts", help="Show what each antenna link and component has of the attribution as well.")
+    ] = False,
     declared_rows: Annotated[
         bool,
         typer.Option("--declared-rows", help="Show the rows of the model's declared shape beside the tones as well."),
@@ -100,7 +113,7 @@ def explain(
         with daemon(server) as client:
             asked = parse_target(target, output, tonescope.Target)
             options: dict[str, Any] = {"method": method, "target": asked, "top_k": top, "cells": png is not None}
-            options["declared_rows"] = declared_rows
+            options |= {"declared_rows": declared_rows, "parts": parts}
             found, drawn, findings = _remote(client, file, model, options, parameters, (normalise, hop, format), window)
     else:
         explainer = load(context, model, store, manifest, adapter, weights)
@@ -110,7 +123,7 @@ def explain(
             recording = open_file(file, explainer.host, format)
             jobs = windows_of(recording, explainer.model, explainer.host, normalise, hop)[0]
         asked_here = parse_target(target, output, Target)
-        found = explain_here(explainer, jobs, method, asked_here, parameters, Wanted(top, True, declared_rows))
+        found = explain_here(explainer, jobs, method, asked_here, parameters, Wanted(top, True, declared_rows, parts))
         findings = findings_here(explainer, file, format, normalise, method, found)
         if png is None:
             found = [replace(each, cells=None) for each in found]
@@ -124,6 +137,8 @@ def explain(
         remark(f"wrote {png}")
     if json is None or str(json) != "-":
         show(found, top)
+        if parts:
+            show_parts(found, top)
         if declared_rows:
             show_declared(found, drawn[0], top)
     show_findings(findings)
@@ -165,7 +180,10 @@ def _remote(
         findings = findings_there(stated, cells, array, normalise, options["method"], found)
         return found, (cells, array[window] if window < len(array) else None), findings
     recording = open_file(file, installed_plugins(), format)
-    frames = (each for item in recording if isinstance(item, Frame) for each in frames_for_daemon(item))
+
+    def frames(whole: bool) -> Iterator[tonescope.Frame]:
+        return (each for item in recording if isinstance(item, Frame) for each in frames_for_daemon(item, whole))
+
     stream = open_stream(
         client,
         recording,
@@ -191,9 +209,10 @@ def _remote(
 def _cells_of(detail: tonescope.results.ModelDetail) -> CellMap:
     """Rebuild a remote model's map of cells from its manifest."""
     n = len(detail.tone_table)
-    shape = tuple(detail.input.shape[1:])
-    order = detail.manifest["input"]["cell_order"]
-    return cell_map(shape, tone_table(detail.tone_table.id, n), order, max(1, int(np.prod(shape)) // n))
+    shape, stated = tuple(detail.input.shape[1:]), Manifest.parse(detail.manifest).input
+    frames = max(1, int(np.prod(shape)) // (n * stated.parts))
+    table = tone_table(detail.tone_table.id, n)
+    return cell_map(shape, table, stated.cell_order, frames, stated.links, stated.components)
 
 
 def show(found: list[Explanation], top: int) -> None:
@@ -218,6 +237,15 @@ def show(found: list[Explanation], top: int) -> None:
             remark(FEATURES)
     for text in dict.fromkeys(f"{w.code}: {w.message}" for each in found for w in each.warnings):
         remark(f"warning: {text}")
+
+
+def show_parts(found: list[Explanation], top: int) -> None:
+    """Show what each antenna link and component has of the attribution, and its strongest tones."""
+    table = parts_table(found, top)
+    if table is None:
+        remark("no attribution by link or component: the method is per tone only")
+    else:
+        out.print(table)
 
 
 def show_declared(found: list[Explanation], cells: CellMap, top: int) -> None:
@@ -255,9 +283,18 @@ def _draw(found: list[Explanation], window: int, cells: CellMap, values: Any, fi
     if each.cells is None or cells.cell_order == "feature":
         band_picture(band, path)
         return
-    attribution = cells.frames(np.asarray(each.cells)[None])[0]
-    waterfall = cells.frames(np.asarray(values).reshape(1, *cells.shape))[0] if values is not None else attribution * 0
+    attribution = cells.fold_frames(np.asarray(each.cells)[None])[0]
+    waterfall = _waterfall(cells, np.asarray(values)) if values is not None else attribution * 0
     map_picture(band, attribution, waterfall, path)
+
+
+def _waterfall(cells: CellMap, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Give one value a tone and frame to lay attribution over: of I and Q their magnitude, of links the mean."""
+    shape = (cells.n_frames, cells.n_links, cells.n_components, cells.n_tones)
+    by_part = cells.frames(values.reshape(1, *cells.shape))[0].reshape(shape).mean(axis=1)
+    if cells.components == COMPONENTS[Quantity.COMPLEX]:
+        return np.asarray(np.hypot(by_part[:, 0], by_part[:, 1]))
+    return np.asarray(by_part[:, 0])
 
 
 def _target_text(each: Explanation) -> str:

@@ -108,6 +108,23 @@ def declared_table(found: Sequence[Explanation], cells: CellMap, top: int) -> Ta
     return shown
 
 
+def parts_table(found: Sequence[Explanation], top: int) -> Table | None:
+    """List the antenna links and components with their share of Σ|attribution| and their strongest tones."""
+    parts = [np.asarray(each.parts) for each in found if each.parts is not None]
+    if not parts:
+        return None
+    table, mean = found[0].tone_table, np.abs(np.stack(parts)).mean(axis=0)
+    total = float(mean.sum()) or 1.0
+    shown = Table("link", "component", "share of Σ|attribution|", "strongest tones", box=None)
+    for link, component in np.ndindex(mean.shape[:2]):
+        values = mean[link, component]
+        rows = np.argsort(-values, kind="stable")[:top].tolist()
+        names = table.links[link] if table.links else "—", table.components[component] if table.components else "—"
+        tones = " ".join(tone_text(table.tones[row] if len(table) else None, row) for row in rows)
+        shown.add_row(*names, f"{values.sum() / total:.1%}", tones)
+    return shown
+
+
 def declared_rows_of(cells: CellMap) -> list[dict[str, Any]] | None:
     """List, for JSON, the frames and the rows of the tone table that each declared row holds."""
     declared = cells.declared_row_of_cell

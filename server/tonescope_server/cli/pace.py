@@ -38,6 +38,7 @@ def play(
     tick: Callable[[], None] = lambda: None,
     nodes: frozenset[int] = frozenset(),
     wait: Callable[[float], object] = time.sleep,
+    whole: bool = False,
 ) -> Iterator[tonescope.Frame]:
     """Yield the frames of a recording when they are due.
 
@@ -48,6 +49,7 @@ def play(
         tick: called for every record.
         nodes: only these; empty means all.
         wait: sleeps.
+        whole: whether frames of several antennas stay whole.
     """
     clock = _Clock(speed, wait)
     for item in recording:
@@ -59,7 +61,7 @@ def play(
             continue
         clock.wait_for(item.capture_time_ns)
         played.sent.setdefault(item.node_id, Counter())[item.n_tones] += 1
-        yield from frames_for_daemon(item)
+        yield from frames_for_daemon(item, whole)
 
 
 class _Clock:

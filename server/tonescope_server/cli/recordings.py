@@ -16,11 +16,13 @@ from tonescope_server.cli.console import listed
 from tonescope_server.csi.decoders import Recording, open_recording
 from tonescope_server.csi.frames import Frame, Skipped
 from tonescope_server.csi.normalisation import statistics
+from tonescope_server.csi.quantities import FrameReader
 from tonescope_server.errors import EmptyRecordingError, ParameterError
 from tonescope_server.live.intake import Intake
 from tonescope_server.live.messages import Job, Options, Summary
 from tonescope_server.live.protocol import negotiate
 from tonescope_server.models.model import Model
+from tonescope_server.models.rows import frame_reader
 from tonescope_server.plugin.host import PluginHost
 from tonescope_server.types import FloatArray
 
@@ -106,12 +108,11 @@ def need_nodes(recording: Recording, asked: Collection[int]) -> None:
             raise ParameterError(f"--node: expected a node of {recording.name} ({known}), got {node}")
 
 
-def recording_statistics(recording: Iterable[Frame | Skipped], lengths: Sequence[int], n_tones: int) -> NodeStatistics:
-    """Measure mean and standard deviation per tone and node, over the frames that windows take."""
-    rows: dict[int, list[FloatArray]] = {}
-    for frame in recording:
-        if isinstance(frame, Frame) and frame.n_tones in lengths and np.isfinite(frame.values).all():
-            rows.setdefault(frame.node_id, []).extend(np.atleast_2d(frame.amplitude)[:, :n_tones])
+def recording_statistics(
+    recording: Iterable[Frame | Skipped], lengths: Sequence[int], reader: FrameReader
+) -> NodeStatistics:
+    """Measure mean and standard deviation per node of every value of a frame, over the frames that windows take."""
+    rows = reader.columns((item for item in recording if isinstance(item, Frame)), lengths)
     measured = {node: statistics(np.stack(kept)) for node, kept in rows.items()}
     return {node: (mean.astype(np.float32), std.astype(np.float32)) for node, (mean, std) in measured.items()}
 
@@ -132,7 +133,7 @@ def windows_of(
     measured: dict[int | None, tuple[FloatArray, FloatArray]] = {}
     if (normalise or model.manifest.normalisation.kind) == "recording":
         lengths = negotiate(Options(), model, 1).frame_lengths
-        measured.update(recording_statistics(recording, lengths, model.cells.n_tones).items())
+        measured.update(recording_statistics(recording, lengths, frame_reader(model.manifest, model.table)).items())
         asked = Options(hop_frames=hop, normalisation="recording", statistics=measured)
     if measured or asked.normalisation != "recording":
         intake = Intake(asked, negotiate(asked, model, 1), model, host.normalisers)
@@ -150,9 +151,12 @@ def windows_of(
     )
 
 
-def frames_for_daemon(frame: Frame) -> Iterator[tonescope.Frame]:
-    """Turn a frame into what the client sends: one for each antenna."""
-    rows = np.atleast_2d(frame.values)
+def frames_for_daemon(frame: Frame, whole: bool = False) -> Iterator[tonescope.Frame]:
+    """Turn a frame into what the client sends: one for each antenna, or all of it for windows of several links.
+
+    Each antenna is a stream of its own: only then can a stream be resumed between the windows of two antennas.
+    """
+    rows = [frame.values] if whole else np.atleast_2d(frame.values)
     for rx, row in enumerate(rows):
         transmitter = frame.transmitter if len(rows) == 1 else f"{frame.transmitter}/rx{rx}"
         payload: dict[str, Any] = {"iq" if np.iscomplexobj(row) else "amplitude": row}

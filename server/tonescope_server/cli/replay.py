@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,6 +41,8 @@ from tonescope_server.csi.decoders import Recording
 from tonescope_server.csi.tones import tone_table
 from tonescope_server.csi.windows import accepted_lengths
 from tonescope_server.engine.explainer import installed_plugins
+from tonescope_server.models.manifest import Manifest
+from tonescope_server.models.rows import frame_reader
 
 SpeedOption = Annotated[float, typer.Option("--speed", help="How many times faster than recorded.")]
 FastOption = Annotated[
@@ -115,6 +117,7 @@ def replay(
     need_nodes(recording, node or ())
     played = Played()
     results: dict[int, NodeResult] = {}
+    nodes = frozenset(node or ())
     with daemon(server) as client:
         total = sum(1 for _ in recording)
         with progress(f"{file.name} → {server}", total) as bar:
@@ -123,7 +126,7 @@ def replay(
                 recording,
                 model,
                 normalise,
-                frames=play(recording, pace, played, bar.advance, frozenset(node or ())),
+                frames=lambda whole: play(recording, pace, played, bar.advance, nodes, whole=whole),
                 overload="drop_oldest" if pace else "back_pressure",
                 method=method,
                 target=parse_target(target, output, tonescope.Target),
@@ -144,14 +147,30 @@ def replay(
 
 
 def open_stream(
-    client: tonescope.Client, recording: Recording, model: str, normalise: str, **options: Any
+    client: tonescope.Client,
+    recording: Recording,
+    model: str,
+    normalise: str,
+    frames: Callable[[bool], Iterable[tonescope.Frame]],
+    **options: Any,
 ) -> tonescope.LiveStream:
-    """Open a live stream for a recording: where the statistics of the recording are asked for, send them."""
+    """Open a live stream for a recording: where the statistics of the recording are asked for, send them.
+
+    Args:
+        client: of the daemon.
+        recording: what is streamed.
+        model: its name; "" means the daemon's only one.
+        normalise: a normalisation; "" means the manifest's.
+        frames: makes the frames, told whether those of several antennas stay whole, as this model's windows need them.
+        **options: of ``client.live``.
+    """
     name = model_name(client, model)
     detail = client.model(name, options.get("version", ""))
-    stated = detail.manifest.get("normalisation", {}).get("kind", "none")
-    if (normalise or stated) == "recording":
-        measured = recording_statistics(recording, _lengths(detail), len(detail.tone_table))
+    manifest = Manifest.parse(detail.manifest)
+    options["frames"] = frames(bool(manifest.input.links))
+    if (normalise or manifest.normalisation.kind) == "recording":
+        reader = frame_reader(manifest, tone_table(detail.tone_table.id, len(detail.tone_table)))
+        measured = recording_statistics(recording, _lengths(detail), reader)
         statistics = [(mean, std, node) for node, (mean, std) in measured.items()]
         return client.live(model=name, normalise="recording", statistics=statistics, **options)
     return client.live(model=name, normalise=normalise, **options)

@@ -77,14 +77,14 @@ def watch(
     pace = speed_of(speed, as_fast_as_possible)
     recording = open_file(file, installed_plugins(), format)
     need_nodes(recording, node or ())
-    played = Played()
+    played, nodes = Played(), frozenset(node or ())
     with daemon(server) as client:
         stream = open_stream(
             client,
             recording,
             model,
             normalise,
-            frames=play(recording, pace, played, nodes=frozenset(node or ())),
+            frames=lambda whole: play(recording, pace, played, nodes=nodes, whole=whole),
             overload="drop_oldest" if pace else "back_pressure",
             method=method,
             target=parse_target(target, output, tonescope.Target),

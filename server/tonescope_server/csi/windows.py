@@ -1,18 +1,22 @@
 """Sliding windows over frames: one ring a stream, and the rules for gaps, duplicates and mixed lengths.
 
-A stream is one transmitter heard by one antenna of one node: streams never share a window. Amplitudes only;
-what a model does with a window is not known here.
+A stream is one transmitter heard by one antenna of one node, or, for windows of several links, by all of them: streams
+never share a window. What a frame's values become is in ``quantities``; what a model does with a window is not known
+here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tonescope_server.csi.frames import Frame, Skipped
+from tonescope_server.csi.quantities import FrameReader
 from tonescope_server.csi.tones import ToneTable
 from tonescope_server.errors import ParameterError
 from tonescope_server.types import FloatArray
@@ -27,7 +31,7 @@ class Window:
     """Consecutive frames of one stream.
 
     Shapes:
-        frames: amplitudes, float32 ``[n_frames, n_tones]``, the window's own memory.
+        frames: amplitudes, or what the reader read: float32 ``[n_frames, n_columns]``, the window's own memory.
 
     Attributes:
         node_id: the receiving node.
@@ -36,7 +40,7 @@ class Window:
         last_sequence: sequence number of the newest frame.
         capture_time_ns: when the newest frame was taken, nanoseconds since the Unix epoch; None where not known.
         index: 0, 1, … within the stream.
-        rx: the antenna of the node.
+        rx: the antenna of the node; None where frames have one, and where a window holds several links.
     """
 
     frames: FloatArray
@@ -46,12 +50,12 @@ class Window:
     last_sequence: int
     capture_time_ns: int | None
     index: int
-    rx: int = 0
+    rx: int | None = None
 
     @property
     def key(self) -> StreamKey:
         """Name the stream: node, transmitter, antenna."""
-        return (self.node_id, self.transmitter, self.rx)
+        return (self.node_id, self.transmitter, self.rx or 0)
 
 
 @dataclass
@@ -113,6 +117,7 @@ class Windower:
 
     - a frame of a length not in ``accept`` is skipped as ``length_<n>``, one with NaN or infinity as
       ``non_finite``; both keep their place in the sequence, so they make no gap;
+    - one that the reader cannot read, as the word it gives: ``no_phase``, ``links_<n>``;
     - the same sequence number as the last: a duplicate, dropped;
     - up to ``reorder_span`` behind the last: reordered, dropped;
     - further behind: the source restarted, so the stream begins again (a counter of 32 bits that wraps did
@@ -130,6 +135,11 @@ class Windower:
         max_gap: missing frames a window may span.
         reorder_span: how far behind a frame may be before it means a restart.
         max_streams: streams held at most.
+        reader: what reads the values of a window off frames; None for amplitudes, each antenna by itself.
+
+    Attributes:
+        counts: what became of the frames.
+        taken: the streams that the last frame entered, with the values read.
 
     Raises:
         ParameterError: a size below 1, a negative limit, or an accepted length shorter than ``n_tones``.
@@ -145,6 +155,7 @@ class Windower:
         max_gap: int = 0,
         reorder_span: int = 64,
         max_streams: int = 1024,
+        reader: FrameReader | None = None,
     ) -> None:
         sizes = {"window_frames": window_frames, "hop_frames": hop_frames, "n_tones": n_tones}
         for name, value in {**sizes, "max_streams": max_streams}.items():
@@ -163,15 +174,19 @@ class Windower:
         self.reorder_span = reorder_span
         self.max_streams = max_streams
         self.counts = WindowCounts()
+        self.taken: list[tuple[StreamKey, FloatArray]] = []
+        self._reader = reader
+        self._n_columns = n_tones if reader is None else reader.n_columns
         self._streams: dict[StreamKey, _Stream] = {}
 
     def push(self, frame: Frame) -> list[Window]:
         """Take one frame; give the windows it completes (one for each antenna, at most)."""
-        if frame.values.ndim == 1:
-            window = self._push(frame, frame.amplitude, 0)
+        self.taken = []
+        parts = self._parts(frame)
+        if len(parts) == 1:
+            window = self._push(frame, parts[0], None)
             return [] if window is None else [window]
-        rows = enumerate(frame.amplitude)
-        windows = (self._push(frame, row, rx) for rx, row in rows)
+        windows = (self._push(frame, part, rx) for rx, part in enumerate(parts))
         return [window for window in windows if window is not None]
 
     def skip(self, skipped: Skipped) -> None:
@@ -185,28 +200,44 @@ class Windower:
     def __iter__(self) -> Iterator[StreamKey]:
         return iter(self._streams)
 
-    def _push(self, frame: Frame, row: FloatArray, rx: int) -> Window | None:
-        stream = self._stream((frame.node_id, frame.transmitter, rx))
+    def _parts(self, frame: Frame) -> Sequence[npt.NDArray[Any]]:
+        if self._reader is not None:
+            return self._reader.parts(frame)
+        return [frame.amplitude] if frame.values.ndim == 1 else frame.amplitude  # type: ignore[return-value]
+
+    def _push(self, frame: Frame, part: npt.NDArray[Any], rx: int | None) -> Window | None:
+        key = (frame.node_id, frame.transmitter, rx or 0)
+        stream = self._stream(key)
         if stream is None:
             self.counts.skipped["too_many_streams"] += 1
             return None
         sequence = self._admit(stream, frame.sequence)
         if sequence is None:
             return None
-        if row.shape[0] not in self.accept:
-            self.counts.skipped[f"length_{row.shape[0]}"] += 1
-            return None
-        row = row[: self.n_tones]
-        if not np.isfinite(row).all():
-            self.counts.skipped["non_finite"] += 1
+        row = self._read(part)
+        if isinstance(row, str):
+            self.counts.skipped[row] += 1
             return None
         self.counts.frames += 1
+        self.taken.append((key, row))
         return self._append(stream, row, sequence, frame, rx)
+
+    def _read(self, part: npt.NDArray[Any]) -> FloatArray | str:
+        """Read the values of a frame, or say in a word why it is skipped."""
+        length = part.shape[-1]
+        if length not in self.accept:
+            return f"length_{length}"
+        part = part[..., : self.n_tones]
+        if not np.isfinite(part).all():
+            return "non_finite"
+        if self._reader is None:
+            return part
+        return self._reader.refusal(part) or self._reader.read(part)
 
     def _stream(self, key: StreamKey) -> _Stream | None:
         stream = self._streams.get(key)
         if stream is None and len(self._streams) < self.max_streams:
-            stream = self._streams[key] = _Stream(self.window_frames, self.n_tones)
+            stream = self._streams[key] = _Stream(self.window_frames, self._n_columns)
         return stream
 
     def _admit(self, stream: _Stream, sequence: int | None) -> int | None:
@@ -236,7 +267,7 @@ class Windower:
         stream.last = sequence
         return sequence
 
-    def _append(self, stream: _Stream, row: FloatArray, sequence: int, frame: Frame, rx: int) -> Window | None:
+    def _append(self, stream: _Stream, row: FloatArray, sequence: int, frame: Frame, rx: int | None) -> Window | None:
         n, at = self.window_frames, stream.position
         stream.rows[at] = row
         stream.rows[at + n] = row

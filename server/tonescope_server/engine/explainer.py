@@ -290,8 +290,7 @@ class Explainer:
             return self._compile(resolved, describe, keep)
 
         # The same weights under another manifest may have another order of cells, which shapes the fold.
-        cells = (self.model.cells.cell_order, self.model.cells.n_tones)
-        return self._cache.get((self.model.digest, cells, self._threads, key, resolved.seed), make)
+        return self._cache.get((self.model.digest, self.model.cells.key, self._threads, key, resolved.seed), make)
 
     def scoring(self, resolved: Resolved) -> Plan:
         """Return the plan that computes the target without differentiating it."""

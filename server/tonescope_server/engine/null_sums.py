@@ -23,22 +23,18 @@ class NullSums:
     Attributes:
         cells: ``(cells, 2)``.
         tones: ``(tones, 2)``.
-        grid: the cells of a window as rows and columns, one of which are the tones.
-        tone_axis: which of the two.
+        grid: the cells of a window as three axes, the middle one of which are the tones.
     """
 
     cells: FloatArray
     tones: FloatArray
-    grid: tuple[int, int]
-    tone_axis: int
+    grid: tuple[int, int, int]
 
     @classmethod
     def of(cls, model: Model) -> NullSums:
         """Make those of a model."""
         cells = model.cells
-        tone_axis = 0 if cells.is_tone_major else 1
-        grid = (cells.n_frames, cells.n_tones) if tone_axis else (cells.n_tones, cells.n_frames)
-        return cls(_columns(cells.null_cells), _columns(model.table.null_mask), grid, tone_axis)
+        return cls(_columns(cells.null_cells), _columns(model.table.null_mask), cells.grid)
 
     @property
     def key(self) -> bytes:
@@ -63,9 +59,14 @@ class NullSums:
         context, cells, tones = tape.context, tape.results.get("cells"), tape.results.get("tones")
         if cells is not None and min(cells.shape, default=0) > 0 and prod(cells.shape) == prod(self.grid):
             grid = context.op("Cast", cells.value, to=ir.DataType.FLOAT.value)
-            if cells.shape != self.grid:
-                grid = context.op("Reshape", grid, context.ints([-1, *self.grid]))
-            return context.op("ReduceL1", grid, context.ints([2 - self.tone_axis]), keepdims=0)
+            # Axes of one are left out: the plain orders need no reshape, and one axis to sum over.
+            sizes = [self.grid[0], self.grid[1], self.grid[2]]
+            kept = [axis for axis, size in enumerate(sizes) if axis == 1 or size > 1]
+            wanted = tuple(sizes[axis] for axis in kept)
+            if cells.shape != wanted:
+                grid = context.op("Reshape", grid, context.ints([-1, *wanted]))
+            others = [1 + place for place, axis in enumerate(kept) if axis != 1]
+            return context.op("ReduceL1", grid, context.ints(others), keepdims=0) if others else context.op("Abs", grid)
         if cells is None and tones is not None and tones.shape == (len(self.tones),):
             return context.op("Abs", context.op("Cast", tones.value, to=ir.DataType.FLOAT.value))
         return None

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tonescope_server.csi.frames import Frame
 from tonescope_server.csi.normalisation import Normaliser, StreamNormaliser
-from tonescope_server.csi.windows import Window, Windower
+from tonescope_server.csi.windows import StreamKey, Window, Windower
 from tonescope_server.engine.windows import checked
 from tonescope_server.errors import FrameError, NotFoundError, ParameterError, ShapeError, TonescopeError
 from tonescope_server.live.messages import (
@@ -29,6 +29,7 @@ from tonescope_server.live.messages import (
 from tonescope_server.live.protocol import Agreement
 from tonescope_server.live.samples import Samples
 from tonescope_server.models.model import Model
+from tonescope_server.models.rows import column_statistics, frame_reader
 from tonescope_server.types import FloatArray
 
 # How far behind the resume point a window may lie and still count as answered before: further behind, the
@@ -76,6 +77,7 @@ class Intake:
             agreement.hop_frames,
             model.cells.n_tones,
             accept=agreement.frame_lengths,
+            reader=frame_reader(model.manifest, model.table),
         )
         self._normalise = StreamNormalisation(agreement.normalisation, options, model, normalisers)
         self._resume = dict(options.resume_from)
@@ -84,6 +86,9 @@ class Intake:
         self.notices: list[Warned | Rejected] = []
         self._received = 0
         self._first_window = first_window
+        stated = model.manifest.input
+        complex_only = "" if stated.quantity == "amplitude" else "complex "
+        self._takes = f"{complex_only}{f'{len(stated.links)}-link ' if stated.links else ''}"
         self._samples = samples
         self.windows = 0
 
@@ -145,12 +150,13 @@ class Intake:
 
     def _push(self, frame: Frame) -> list[Window]:
         counts = self._windower.counts
-        used, dropped = counts.frames, counts.duplicates + counts.reordered
+        dropped = counts.duplicates + counts.reordered
         windows = self._windower.push(frame)
         if self._samples is not None and counts.duplicates + counts.reordered == dropped:
             self._samples.frame(frame)
-        if self._normalise.observes and counts.frames > used:
-            self._normalise.observe(frame, self._cells.n_tones)
+        if self._normalise.observes:
+            for key, row in self._windower.taken:
+                self._normalise.observe(row, key)
         return windows
 
     def _job_of(self, window: Window, now: float) -> Job:
@@ -168,6 +174,8 @@ class Intake:
             window.first_sequence,
             window.last_sequence,
             window.capture_time_ns,
+            window.transmitter,
+            window.rx,
         )
 
     def _window_cells(self, window: ReceivedWindow) -> npt.NDArray[Any]:
@@ -210,7 +218,7 @@ class Intake:
         for kind in counts.skipped:
             if self._first((-1, kind)):
                 lengths = ", ".join(map(str, self._agreement.frame_lengths))
-                text = f"frames are skipped as '{kind}': windows take finite frames of {lengths} tones"
+                text = f"frames are skipped as '{kind}': windows take finite {self._takes}frames of {lengths} tones"
                 self.notices.append(Warned("FRAMES_SKIPPED", text))
         for name, text in _RULES.items():
             if getattr(counts, name) and self._first((-1, name)):
@@ -251,26 +259,24 @@ class StreamNormalisation:
         if name == "recording":
             given = _named(normalisers, "manifest")
             for node, (mean, std) in options.statistics.items():
-                if mean.shape != (model.cells.n_tones,):
-                    raise ShapeError(f"statistics: expected {model.cells.n_tones} tones, got {mean.shape}")
+                if mean.shape != (model.cells.n_columns,):
+                    raise ShapeError(f"statistics: expected {model.cells.n_columns} tones, got {mean.shape}")
                 self._by_node[node] = given.for_stream(mean, std, stated.eps)
         else:
-            own = (stated.mean, stated.std) if stated.mean else (None, None)
-            self._stream = _named(normalisers, name).for_stream(own[0], own[1], stated.eps)
+            mean_stated, std_stated = column_statistics(model.manifest, model.cells.n_columns)
+            self._stream = _named(normalisers, name).for_stream(mean_stated, std_stated, stated.eps)
 
-    def observe(self, frame: Frame, n_tones: int) -> None:
-        """Take note of a frame that was used."""
-        rows = frame.amplitude if frame.values.ndim > 1 else frame.amplitude[None]
-        for rx, row in enumerate(rows):
-            if self._stream is not None:
-                self._stream.observe(row[:n_tones], (frame.node_id, frame.transmitter, rx))
+    def observe(self, row: FloatArray, key: StreamKey) -> None:
+        """Take note of a frame that was used: the values read off it."""
+        if self._stream is not None:
+            self._stream.observe(row, key)
 
     def observe_window(self, frames: npt.NDArray[Any], node: int) -> None:
         """Take note of a window that came as such."""
         if self._stream is not None:
             self._stream.observe(frames, (node, "", 0))
 
-    def apply(self, frames: npt.NDArray[Any], node: int, key: tuple[int, str, int]) -> FloatArray:
+    def apply(self, frames: npt.NDArray[Any], node: int, key: StreamKey) -> FloatArray:
         """Normalise a window.
 
         Raises:

@@ -29,11 +29,13 @@ class Wanted:
         top_k: how many tones to list as the strongest.
         cells: the attribution per cell.
         declared_rows: the attribution per row of the axis that the model's own shape calls tones.
+        parts: the attribution per antenna link, component and tone.
     """
 
     top_k: int = 0
     cells: bool = False
     declared_rows: bool = False
+    parts: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,11 @@ class ReceivedWindow:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A window that waits to be explained: normalised cells, ``(1, *input shape)``, or why there are none."""
+    """A window that waits to be explained: normalised cells, ``(1, *input shape)``, or why there are none.
+
+    Attributes:
+        link: the row of its frames that it was made of; None where frames have one, and where it holds them all.
+    """
 
     cells: npt.NDArray[Any] | TonescopeError
     index: int
@@ -97,6 +103,8 @@ class Job:
     first_sequence: int | None = None
     last_sequence: int | None = None
     capture_time_ns: int | None = None
+    transmitter: str = ""
+    link: int | None = None
 
 
 @dataclass(slots=True, eq=False)

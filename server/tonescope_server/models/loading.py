@@ -245,7 +245,7 @@ def _check_outputs(stated: Manifest, outputs: tuple[TensorSpec, ...], where: str
 
 def _cells(resolved: Manifest) -> tuple[ToneTable, CellMap]:
     shape, frames = resolved.input.shape, resolved.window.frames
-    rows = math.prod(shape) // frames
+    rows = math.prod(shape) // (frames * resolved.input.parts)
     layout = resolved.tones.layout
     table = row_table(resolved)
     if len(table) != rows:
@@ -253,14 +253,18 @@ def _cells(resolved: Manifest) -> tuple[ToneTable, CellMap]:
             f'tones.layout: "{layout}" has {len(table)} tones, '
             f"but the input {shape} holds {rows} rows of {frames} frames"
         )
+    mean, columns = resolved.normalisation.mean, rows * resolved.input.parts
+    if mean and len(mean) not in (rows, columns):
+        also = f", or for each of {columns} values of a frame" if columns > rows else ""
+        raise ManifestError(f"normalisation.mean: expected a value for each of {rows} tones{also}, got {len(mean)}")
     for key, values in (
-        ("normalisation.mean", resolved.normalisation.mean),
         ("baseline.tones", resolved.baseline.tones),
         ("reference.attribution", resolved.reference.attribution),
     ):
         if values and len(values) != rows:
             raise ManifestError(f"{key}: expected a value for each of {rows} tones, got {len(values)}")
-    return table, cell_map(shape, table, resolved.input.cell_order, frames)
+    stated = resolved.input
+    return table, cell_map(shape, table, stated.cell_order, frames, stated.links, stated.components)
 
 
 def named(model: Model, name: str, version: str, warnings: tuple[str, ...] = ()) -> Model:

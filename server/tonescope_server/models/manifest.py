@@ -14,8 +14,10 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tonescope_server.csi.cells import check_order
+from tonescope_server.csi.quantities import COMPONENTS, Quantity
 from tonescope_server.csi.tones import tone_table
-from tonescope_server.errors import ManifestError
+from tonescope_server.errors import ManifestError, ParameterError
 
 Name = Annotated[str, Field(pattern=r"^[^/\\\x00]*$")]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
@@ -71,8 +73,11 @@ class InputSection(Section):
         axes: names of those axes, for people.
         cell_order: how the flat cells of a window map to (frame, tone): "tone_frame" (all frames of the
             first tone, then of the next), "frame_tone" (all tones of the first frame, then of the next), or
-            "feature" (no frames).
-        quantity: what a cell holds.
+            "feature" (no frames); with "component" and "link" among the axes where a window has several.
+        quantity: what a cell holds; "complex" has two components, the real and the imaginary part, and
+            "amplitude_phase" two likewise.
+        phase: what was done to the phase.
+        links: names of the antenna links that one window holds; empty means that each antenna makes its own.
         gain: whether amplitudes had the receiver's gain taken out ("agc") in training.
         feature_names: names of engineered features, for the cell order "feature"; empty means they have none.
     """
@@ -80,10 +85,30 @@ class InputSection(Section):
     name: str = ""
     shape: tuple[Positive, ...] = ()
     axes: tuple[str, ...] = ()
-    cell_order: Literal["tone_frame", "frame_tone", "feature"] = "tone_frame"
-    quantity: Literal["amplitude", "phase", "complex"] = "amplitude"
+    cell_order: str = "tone_frame"
+    quantity: Literal["amplitude", "phase", "complex", "amplitude_phase"] = "amplitude"
+    phase: Literal["wrapped", "unwrapped", "sanitised"] = "sanitised"
+    links: tuple[str, ...] = ()
     gain: Literal["", "none", "agc"] = ""
     feature_names: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _order_names_the_axes(self) -> InputSection:
+        try:
+            check_order(self.cell_order, bool(self.links), bool(self.components))
+        except ParameterError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The components that a tone has in each frame; empty where it has but one value."""
+        return COMPONENTS[Quantity(self.quantity)]
+
+    @property
+    def parts(self) -> int:
+        """How many cells a tone has in each frame."""
+        return max(len(self.links), 1) * max(len(self.components), 1)
 
 
 class TonesSection(Section):
@@ -114,8 +139,8 @@ class NormalisationSection(Section):
     Attributes:
         kind: name of a normaliser: "none", "manifest" (the statistics below), "recording", "running", or a
             plugin's.
-        mean: the training mean of each tone.
-        std: the training standard deviation of each tone.
+        mean: the training mean of each tone; or of each value of a frame, by link, then component, then tone.
+        std: the training standard deviation, likewise.
         eps: added to the standard deviation.
     """
 
@@ -291,7 +316,7 @@ class Manifest(Section):
         warnings: list[str] = []
         window_input = self._infer_input(tuple(shape), warnings)
         frames = self._infer_frames(window_input, layouts or {}, warnings)
-        tones = self._infer_tones(math.prod(shape) // frames, layouts or {}, warnings)
+        tones = self._infer_tones(math.prod(shape) // (frames * self.input.parts), layouts or {}, warnings)
         if not self.normalisation.states("kind"):
             warnings.append(
                 'normalisation.kind is taken to be "none": nothing says how the training data was normalised'
@@ -305,6 +330,10 @@ class Manifest(Section):
         return resolved, tuple(warnings)
 
     def _infer_input(self, shape: tuple[int, ...], warnings: list[str]) -> InputSection:
+        if "phase" in (self.input.quantity, *self.input.components) and not self.input.states("phase"):
+            warnings.append(
+                f'input.phase is taken to be "{self.input.phase}": nothing says what was done to the phase in training'
+            )
         if self.input.states("cell_order"):
             return self.input.filled(shape=shape)
         order = "tone_frame" if len(shape) > 1 or self.window.frames > 1 else "feature"
@@ -315,7 +344,12 @@ class Manifest(Section):
         return self.input.filled(shape=shape, cell_order=order)
 
     def _infer_frames(self, window_input: InputSection, layouts: Mapping[int, str], warnings: list[str]) -> int:
-        shape, order, cells = window_input.shape, window_input.cell_order, math.prod(window_input.shape)
+        shape, order = window_input.shape, window_input.cell_order
+        cells, lost = divmod(math.prod(shape), window_input.parts)
+        if lost:
+            raise ManifestError(
+                f"input.shape: expected a multiple of {window_input.parts} cells (links x components), got {shape}"
+            )
         if self.window.frames:
             if cells % self.window.frames or (order == "feature" and self.window.frames > 1):
                 raise ManifestError(
@@ -329,6 +363,14 @@ class Manifest(Section):
         rows = self._known_rows() or next((size for size in shape if size in layouts), 0)
         if rows and cells % rows == 0:
             return cells // rows
+        if window_input.parts > 1:
+            axes = order.split("_")
+            if len(axes) != len(shape):
+                raise ManifestError(
+                    f"window.frames: expected, as the input's shape {shape} has not one axis for each of {order!r}; "
+                    "got none"
+                )
+            return shape[axes.index("frame")]
         frames = shape[-1] if order == "tone_frame" else math.prod(shape[:-1])
         if len(shape) > 2:
             warnings.append(f"window.frames is taken to be {frames}, from the input's shape {shape}")

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from tonescope_server.csi.cells import FEATURE
 from tonescope_server.csi.channels import ABOVE, BELOW, centre_mhz
+from tonescope_server.csi.quantities import FrameReader, Phase, Quantity
 from tonescope_server.csi.tones import ToneTable, feature_table, tone_layouts, tone_table
 from tonescope_server.errors import ManifestError
 from tonescope_server.models.manifest import Manifest, TonesSection
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]
 
 
 def row_table(manifest: Manifest, layout: str = "") -> ToneTable:
@@ -38,6 +41,24 @@ def row_table(manifest: Manifest, layout: str = "") -> ToneTable:
             f'"{table.id}", whose rows are tones; got {len(names)}'
         )
     return table.at(centre_of(table, stated))
+
+
+def frame_reader(manifest: Manifest, table: ToneTable) -> FrameReader:
+    """Return what reads off frames the values that a model's windows hold."""
+    stated = manifest.input
+    return FrameReader(table, Quantity(stated.quantity), stated.links, Phase(stated.phase))
+
+
+def column_statistics(manifest: Manifest, n_columns: int) -> Statistics:
+    """Return the manifest's mean and standard deviation for every value of a frame; None where it has none.
+
+    Statistics per tone hold for every link and component.
+    """
+    stated = manifest.normalisation
+    if not stated.mean:
+        return None, None
+    times = n_columns // len(stated.mean)
+    return stated.mean * times, stated.std * times
 
 
 def centre_of(table: ToneTable, stated: TonesSection) -> float | None:

@@ -7,7 +7,7 @@ that were laid out by somebody else: their cells are kept exactly as they lie.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -26,6 +26,7 @@ from tonescope_server.engine.explainer import Explainer
 from tonescope_server.engine.windows import checked
 from tonescope_server.errors import DtypeError, EmptyRecordingError, ParameterError, RecordingError, ShapeError
 from tonescope_server.models.model import Model
+from tonescope_server.models.rows import column_statistics, frame_reader
 from tonescope_server.reports.arrays import ARRAYS, read_named
 from tonescope_server.types import FloatArray, IntArray
 
@@ -279,25 +280,26 @@ def _normaliser(
             for node, (mean, std) in measured.items()
         }
         return (lambda frames, key: by_node[key[0]].apply(frames, key)), None
-    own = (stated.mean, stated.std) if stated.mean else (None, None)
-    stream = explainer.host.normalisers[name].for_stream(own[0], own[1], stated.eps)
+    mean, std = column_statistics(explainer.model.manifest, explainer.model.cells.n_columns)
+    stream = explainer.host.normalisers[name].for_stream(mean, std, stated.eps)
     observes = name not in ("none", "manifest")
     return stream.apply, stream.observe if observes else None
 
 
 def _from_frames(data: Dataset, explainer: Explainer, name: str, hop: int, cells: CellMap) -> Windows:
     lengths = frame_lengths(explainer.model)
-    windower = Windower(cells.n_frames, hop, cells.n_tones, accept=lengths)
-    apply, observe = _normaliser(name, explainer, _frames_by_node(data.frames, lengths, cells.n_tones))
+    reader = frame_reader(explainer.model.manifest, cells.table)
+    windower = Windower(cells.n_frames, hop, cells.n_tones, accept=lengths, reader=reader)
+    by_node = {node: np.stack(rows) for node, rows in reader.columns(data.frames, lengths).items()}
+    apply, observe = _normaliser(name, explainer, by_node)
     made: list[FloatArray] = []
     raw: list[FloatArray] = []
     nodes: list[int] = []
     for frame in data.frames:
-        used = windower.counts.frames
         windows = windower.push(frame)
-        if observe is not None and windower.counts.frames > used:
-            for rx, row in enumerate(np.atleast_2d(frame.amplitude)):
-                observe(row[: cells.n_tones], (frame.node_id, frame.transmitter, rx))
+        if observe is not None:
+            for key, row in windower.taken:
+                observe(row, key)
         for window in windows:
             raw.append(cells.arrange(window.frames))
             made.append(cells.arrange(apply(window.frames, window.key)))
@@ -307,16 +309,6 @@ def _from_frames(data: Dataset, explainer: Explainer, name: str, hop: int, cells
     )
 
 
-def _frames_by_node(frames: Iterable[Frame], lengths: Iterable[int], n_tones: int) -> dict[int, FloatArray]:
-    """Collect the frames that windows take."""
-    taken = set(lengths)
-    rows: dict[int, list[FloatArray]] = {}
-    for frame in frames:
-        if frame.n_tones in taken and np.isfinite(frame.values).all():
-            rows.setdefault(frame.node_id, []).extend(np.atleast_2d(frame.amplitude)[:, :n_tones])
-    return {node: np.stack(kept) for node, kept in rows.items()}
-
-
 def _from_cells(data: Dataset, lying: FloatArray, explainer: Explainer, name: str, cells: CellMap) -> Windows:
     if lying.shape[1:] != cells.shape:
         lying = np.ascontiguousarray(lying.transpose(0, *range(lying.ndim - 1, 0, -1)))
@@ -324,7 +316,7 @@ def _from_cells(data: Dataset, lying: FloatArray, explainer: Explainer, name: st
     made = lying
     if name != "none":
         frames = cells.frames(lying)
-        by_node = {int(node): frames[data.node_ids == node].reshape(-1, cells.n_tones) for node in set(data.node_ids)}
+        by_node = {int(node): frames[data.node_ids == node].reshape(-1, cells.n_columns) for node in set(data.node_ids)}
         apply, observe = _normaliser(name, explainer, by_node)
         made = _stacked(list(_normalised(frames, data.node_ids, apply, observe, cells)), cells)
     return Windows(made, lying, data.node_ids, data.labels, name)

@@ -191,7 +191,7 @@ def _check_attribution(trial: Trial | None, model: Model) -> list[Finding]:
         return []
     declared, best = trial.declared, trial.best
     if declared is None:  # engineered features are no tones: nothing is missing
-        return [] if model.cells.cell_order == FEATURE else [_layout_unknown(trial, model)]
+        return [] if model.cells.cell_order == FEATURE or model.cells.has_parts else [_layout_unknown(trial, model)]
     physical = best or declared
     shares = [tried.share_now or 0.0 for tried in (declared, physical)]
     if max(shares) > MOST_SHARE:

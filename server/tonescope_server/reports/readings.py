@@ -122,7 +122,8 @@ def try_readings(explainer: Explainer, data: Dataset, normalise: str, hop: int) 
     declared = declared_reading(cells)
     now = explained(explainer, data, normalise, hop, cells)
     by_order = {declared.cell_order: now}
-    if (cells.cell_order == FEATURE and not cells.table.knows_nulls) or not len(now.windows):
+    is_plain = not cells.has_parts and (cells.cell_order != FEATURE or cells.table.knows_nulls)
+    if not is_plain or not len(now.windows):
         return Trial((), by_order, now)
     for order in orders_of(declared)[1:]:
         other = cell_map(cells.shape, cells.table, order, cells.n_frames)

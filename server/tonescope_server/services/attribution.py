@@ -35,7 +35,7 @@ from tonescope_server.services.convert import (
     normalisation_code,
     options_of,
     overload_code,
-    tone_table_of,
+    row_table_of,
     window_of,
 )
 from tonescope_server.services.explainers import Explainers, ModelInUse
@@ -97,7 +97,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
             answers = await explain_all(jobs, self._runner(prepared, patience))
         finally:
             patience.give_up()
-        response = service_pb2.ExplainResponse(tone_table=tone_table_of(model.model.table))
+        response = service_pb2.ExplainResponse(tone_table=row_table_of(model.model))
         writer = ExplanationWriter(model.model, prepared, agreement.want)
         for answer in answers:
             writer.write(answer, response.explanations.add())
@@ -254,7 +254,7 @@ def opened_of(
         model=known.name,
         model_version=known.version,
         model_digest=known.digest,
-        tone_table=tone_table_of(known.table),
+        tone_table=row_table_of(known),
         normalisation=normalisation_code(agreement.normalisation),
         method=method_call(prepared),
         queue_windows=agreement.queue_windows,

@@ -31,6 +31,7 @@ from tonescope_server.errors import (
     UnknownFormatError,
 )
 from tonescope_server.live.messages import Options, Overload, ReceivedWindow, Undecodable, Wanted
+from tonescope_server.models.model import Model
 from tonescope_server.types import FloatArray, Target
 
 _DTYPES: dict[int, np.dtype[Any]] = {
@@ -167,15 +168,15 @@ def _with(frame: Frame, said: dict[str, Any]) -> Frame:
 
 
 def _complex(pairs: npt.NDArray[Any]) -> npt.NDArray[np.complex64]:
-    if pairs.ndim != 2 or pairs.shape[1] != 2:
-        raise ShapeError(f"frame I/Q: expected (n_tones, 2), got {pairs.shape}")
-    return np.ascontiguousarray(pairs, dtype=np.float32).view(np.complex64).reshape(-1)
+    if pairs.ndim not in (2, 3) or pairs.shape[-1] != 2 or not pairs.size:
+        raise ShapeError(f"frame I/Q: expected (n_tones, 2) or (n_links, n_tones, 2), got {pairs.shape}")
+    return np.ascontiguousarray(pairs, dtype=np.float32).view(np.complex64)[..., 0]
 
 
 def _amplitude(tensor: tensor_pb2.Tensor) -> FloatArray:
     array = array_of(tensor, "frame amplitude")
-    if array.ndim != 1:
-        raise ShapeError(f"frame amplitude: expected (n_tones,), got {array.shape}")
+    if array.ndim not in (1, 2) or (array.ndim == 2 and not array.size):
+        raise ShapeError(f"frame amplitude: expected (n_tones,) or (n_links, n_tones), got {array.shape}")
     return array.astype(np.float32, copy=False)
 
 
@@ -261,7 +262,7 @@ def options_of(message: live_pb2.Open) -> Options:
         target=target_of(asked.target) if asked.HasField("target") else None,
         method=asked.method.name,
         parameters=parameters_of(asked.method.parameters),
-        want=Wanted(asked.top_k, asked.want_cells, asked.want_declared_rows),
+        want=Wanted(asked.top_k, asked.want_cells, asked.want_declared_rows, asked.want_parts),
         window_frames=message.windowing.window_frames,
         hop_frames=message.windowing.hop_frames,
         normalisation=normalisation_of(message.normalisation),
@@ -312,8 +313,8 @@ def statistics_of(
     return found
 
 
-def tone_table_of(table: ToneTable) -> csi_pb2.ToneTable:
-    """Return a tone table as the wire has it."""
+def tone_table_of(table: ToneTable, links: Iterable[str] = (), components: Iterable[str] = ()) -> csi_pb2.ToneTable:
+    """Return a tone table as the wire has it, with what a model's windows hold of each tone."""
     return csi_pb2.ToneTable(
         id=table.id,
         tones=[
@@ -330,7 +331,14 @@ def tone_table_of(table: ToneTable) -> csi_pb2.ToneTable:
         ],
         rows_are=_ROWS_ARE[table.rows_are],
         centre_mhz=table.centre_mhz,
+        links=links,
+        components=components,
     )
+
+
+def row_table_of(model: Model) -> csi_pb2.ToneTable:
+    """Return the table of a model's results as the wire has it."""
+    return tone_table_of(model.table, model.cells.links, model.cells.components)
 
 
 def _short(value: object) -> str:

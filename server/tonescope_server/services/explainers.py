@@ -139,4 +139,5 @@ def with_tones(model: Model, tone_layout: str) -> Model:
         return model
     table = row_table(model.manifest, tone_layout)
     cells = model.cells
-    return replace(model, table=table, cells=cell_map(cells.shape, table, cells.cell_order, cells.n_frames))
+    relabelled = cell_map(cells.shape, table, cells.cell_order, cells.n_frames, cells.links, cells.components)
+    return replace(model, table=table, cells=relabelled)

@@ -90,6 +90,10 @@ class ExplanationWriter:
             folded = self._cells.fold_declared(cells[None])[0]
             into.declared_rows.CopyFrom(tensor_of(folded.astype(np.float32, copy=False)))
 
+        if self._want.parts:
+            parts = self._cells.fold_parts(cells[None])[0]
+            into.parts.CopyFrom(tensor_of(parts.astype(np.float32, copy=False)))
+
     def _write_running(self, running: Running, into: attribution_pb2.RunningStatistics) -> None:
         into.count = running.count
         self._write_tones(running.mean, into.mean)
@@ -175,3 +179,6 @@ def _identify(job: Job, into: attribution_pb2.Explanation) -> None:
         into.last_sequence = job.last_sequence
     if job.capture_time_ns is not None:
         into.capture_time_ns = job.capture_time_ns
+    into.transmitter = job.transmitter
+    if job.link is not None:
+        into.link = job.link

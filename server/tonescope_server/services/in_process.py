@@ -19,7 +19,7 @@ from tonescope_server.engine.explainer import Explainer
 from tonescope_server.engine.targets import TargetLike
 from tonescope_server.errors import TonescopeError
 from tonescope_server.live.messages import Answer, Job, Wanted
-from tonescope_server.services.convert import tone_table_of
+from tonescope_server.services.convert import row_table_of, tone_table_of
 from tonescope_server.services.explanations import ExplanationWriter
 
 
@@ -40,7 +40,7 @@ class InProcess:
     ) -> None:
         self._prepared = explainer.prepare(method, target, parameters)
         self._writer = ExplanationWriter(explainer.model, self._prepared, want)
-        self.table = client_table(explainer.model.table)
+        self.table = decode.tone_table(row_table_of(explainer.model))
 
     def explain(self, jobs: Sequence[Job]) -> list[Explanation]:
         """Explain a batch of windows.

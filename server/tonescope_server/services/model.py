@@ -14,7 +14,7 @@ from tonescope_server.errors import UnavailableError
 from tonescope_server.live.session import Drain
 from tonescope_server.models.model import Model, TensorSpec
 from tonescope_server.models.store import Entry, ModelState
-from tonescope_server.services.convert import tone_table_of
+from tonescope_server.services.convert import row_table_of
 from tonescope_server.services.explainers import Explainers
 
 _STATES = {
@@ -170,7 +170,7 @@ def detail_of(explainer: Explainer) -> model_pb2.ModelDetail:
             model_pb2.MethodApplicability(method=name, applicable=not why_not, why_not=why_not)
             for name, why_not in explainer.applicability().items()
         ],
-        tone_table=tone_table_of(model.table),
+        tone_table=row_table_of(model),
         warnings=model.warnings,
     )
 

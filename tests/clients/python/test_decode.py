@@ -21,6 +21,8 @@ NOT_KNOWN = {
     "standard_error",
     "problem",
     "declared_rows",
+    "parts",
+    "link",
 }
 
 

@@ -130,3 +130,70 @@ def test_cells_and_windows_of_another_shape_are_refused():
         cells.fold(np.zeros((1, 20, 56)))
     with pytest.raises(ShapeError, match=r"\(20, 56\), got \(56, 20\)"):
         cells.arrange(np.zeros((56, 20)))
+
+
+IQ, RX = ("real", "imaginary"), ("rx0", "rx1", "rx2")
+PARTS = [
+    ((3, 2, 53, 4), "link_component_tone_frame", RX, IQ),
+    ((4, 3, 53, 2), "frame_link_tone_component", RX, IQ),
+    ((53, 2, 12), "tone_component_frame_link", RX, IQ),
+    ((8, 53), "component_frame_tone", (), IQ),
+    ((53 * 12,), "link_tone_frame", RX, ()),
+    ((4, 53, 3), "frame_tone_link", RX, ()),
+]
+parts = pytest.mark.parametrize(("shape", "order", "links", "components"), PARTS)
+
+
+@parts
+def test_every_cell_of_several_links_and_components_lies_where_its_order_says(shape, order, links, components):
+    cells = cell_map(shape, tone_table("c5_53"), order, 4, links, components)
+    axes = {"frame": 4, "link": max(len(links), 1), "component": max(len(components), 1), "tone": 53}
+    of_cell = {
+        "frame": cells.frame_of_cell,
+        "link": cells.link_of_cell,
+        "component": cells.component_of_cell,
+        "tone": cells.tone_of_cell,
+    }
+    named = order.split("_")
+    for flat in range(0, cells.n_cells, 7):
+        left = flat
+        for axis in reversed(named):
+            left, place = divmod(left, axes[axis])
+            assert of_cell[axis][flat] == place
+    columns = np.arange(cells.n_columns)
+    window = 10_000 * np.arange(4)[:, None] + columns
+    column_of_cell = (cells.link_of_cell * cells.n_components + cells.component_of_cell) * 53 + cells.tone_of_cell
+    flat_cells = cells.arrange(window).reshape(-1)
+    assert np.array_equal(flat_cells, 10_000 * cells.frame_of_cell + column_of_cell)
+    assert np.array_equal(cells.frames(cells.arrange(window)[None])[0], window)
+
+
+@parts
+def test_every_fold_sums_the_cells_it_should(shape, order, links, components):
+    cells = cell_map(shape, tone_table("c5_53"), order, 4, links, components)
+    x = np.random.default_rng(0).normal(size=(2, *shape))
+    flat = x.reshape(2, -1)
+    tones, by_part = np.zeros((2, 53)), np.zeros((2, cells.n_links, cells.n_components, 53))
+    by_frame = np.zeros((2, 4, 53))
+    for i in range(cells.n_cells):
+        tone = cells.tone_of_cell[i]
+        tones[:, tone] += flat[:, i]
+        by_part[:, cells.link_of_cell[i], cells.component_of_cell[i], tone] += flat[:, i]
+        by_frame[:, cells.frame_of_cell[i], tone] += flat[:, i]
+    # float64 sums in another order
+    np.testing.assert_allclose(cells.fold(x), tones, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(cells.fold_parts(x), by_part, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(cells.fold_frames(x), by_frame, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "order", ["tone_frame", "link_tone", "link_tone_frame_frame", "feature", "link_component_tone_frame"]
+)
+def test_an_order_that_does_not_name_each_axis_once_is_refused(order):
+    with pytest.raises(ParameterError, match=r"expected the axes link, tone, frame .*'link_tone_frame', got '"):
+        cell_map((3, 53, 4), tone_table("c5_53"), order, 4, RX)
+
+
+def test_a_shape_without_room_for_every_link_is_refused():
+    with pytest.raises(ShapeError, match=r"4 frames x 53 tones of 'c5_53' x 3 links x 2 parts = 1272 cells, got 636"):
+        cell_map((3, 53, 4), tone_table("c5_53"), "link_component_tone_frame", 4, RX, IQ)

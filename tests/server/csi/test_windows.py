@@ -7,7 +7,8 @@ import pytest
 
 from tonescope_server.csi.decoders.recordings import RuviewJsonLinesDecoder
 from tonescope_server.csi.frames import Frame, Skipped
-from tonescope_server.csi.tones import tone_table
+from tonescope_server.csi.quantities import FrameReader, Quantity
+from tonescope_server.csi.tones import tone_table, unknown_table
 from tonescope_server.csi.windows import Window, Windower, accepted_lengths
 from tonescope_server.errors import ParameterError
 
@@ -42,6 +43,31 @@ def test_windows_are_the_slices_of_the_stream(hop: int):
 def test_no_window_comes_before_there_are_frames_enough():
     windower = Windower(5, 1, N)
     assert [len(windower.push(frame(i, i))) for i in range(6)] == [0, 0, 0, 0, 1, 1]
+
+
+def test_windows_of_several_links_hold_what_the_reader_reads_and_belong_to_no_antenna():
+    reader = FrameReader(unknown_table(2), Quantity.COMPLEX, ("a", "b"))
+    windower = Windower(2, 1, 2, reader=reader)
+    frames = [Frame(np.array([[1 + 2j, 3], [4j, 5]], np.complex64) * k, sequence=k) for k in (1, 2)]
+    (window,) = push_all(windower, frames)
+    assert window.frames.tolist() == [[1, 3, 2, 0, 0, 5, 4, 0], [2, 6, 4, 0, 0, 10, 8, 0]]
+    assert window.rx is None
+    assert [(key, row.tolist()) for key, row in windower.taken] == [((0, "", 0), [2, 6, 4, 0, 0, 10, 8, 0])]
+
+
+def test_frames_that_the_reader_cannot_read_are_counted_by_its_words_and_keep_their_place():
+    windower = Windower(2, 1, 2, reader=FrameReader(unknown_table(2), Quantity.COMPLEX, ("a", "b")))
+    both, one, real = np.ones((2, 2), np.complex64), np.ones(2, np.complex64), np.ones((2, 2), np.float32)
+    windows = push_all(windower, [Frame(values, sequence=i) for i, values in enumerate([both, one, real, both])])
+    assert windower.counts.skipped == {"links_1": 1, "no_phase": 1}
+    assert sequences(windows) == [(0, 3)]
+    assert windower.counts.gaps == 0
+
+
+def test_a_window_says_which_of_several_antennas_it_is_of():
+    windower = Windower(1, 1, N)
+    windows = push_all(windower, [Frame(np.ones((2, N), np.float32)), Frame(np.ones(N, np.float32), node_id=1)])
+    assert [(window.node_id, window.rx) for window in windows] == [(0, 0), (0, 1), (1, None)]
 
 
 def test_a_window_is_its_own_memory():

@@ -10,20 +10,27 @@ from tonescope_server.csi.tones import tone_table
 from tonescope_server.engine.null_sums import NullSums
 
 TABLE = tone_table("esp_lltf")
-SHAPES = {"tone_frame": (64, 3), "frame_tone": (3, 64)}
+SHAPES = {
+    "tone_frame": (64, 3),
+    "frame_tone": (3, 64),
+    "component_tone_frame": (2, 64, 3),
+    "frame_component_tone": (3, 2, 64),
+}
 
 
 @pytest.fixture(params=sorted(SHAPES))
 def model(request):
-    return SimpleNamespace(cells=cell_map(SHAPES[request.param], TABLE, request.param, 3), table=TABLE)
+    parts = ("real", "imaginary") if "component" in request.param else ()
+    cells = cell_map(SHAPES[request.param], TABLE, request.param, 3, components=parts)
+    return SimpleNamespace(cells=cells, table=TABLE)
 
 
 def test_the_share_is_that_of_the_null_tones_cells(model):
     cells = np.random.default_rng(0).standard_normal((5, *model.cells.shape)).astype(np.float32)
-    by_frame = np.abs(model.cells.frames(cells))
+    by_frame = model.cells.fold_frames(np.abs(cells))
     expected = by_frame[..., TABLE.null_mask].sum(axis=(1, 2)) / by_frame.sum(axis=(1, 2))
     assert expected.min() > 0.05
-    # One float32 sum over 192 cells against another in a different order.
+    # One float32 sum over 192 cells or 384 against another in a different order.
     np.testing.assert_allclose(NullSums.of(model).share(cells, cells), expected, rtol=1e-5)
 
 

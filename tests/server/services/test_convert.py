@@ -127,6 +127,17 @@ def test_the_streams_format_holds_where_a_frame_names_none() -> None:
     assert isinstance(frame_of(csi_pb2.Frame(raw=adr018(1, 1)), HOST.decoders, "adr018"), Frame)
 
 
+def test_frames_of_several_antennas_are_read_link_by_link() -> None:
+    iq = np.arange(12, dtype=np.int8).reshape(2, 3, 2)
+    for message in (csi_pb2.Frame(iq=tensor_of(iq)), csi_pb2.Frame(iq=tensor_of(iq.astype(np.float32)))):
+        frame = frame_of(message, HOST.decoders)
+        assert isinstance(frame, Frame)
+        assert frame.values.tolist() == (iq[..., 0] + 1j * iq[..., 1]).tolist()
+    frame = frame_of(csi_pb2.Frame(amplitude=tensor_of(np.ones((2, 3), np.float32))), HOST.decoders)
+    assert isinstance(frame, Frame)
+    assert frame.values.shape == (2, 3)
+
+
 @pytest.mark.parametrize(
     ("message", "reason", "says"),
     [
@@ -139,7 +150,8 @@ def test_the_streams_format_holds_where_a_frame_names_none() -> None:
         (csi_pb2.Frame(raw=b"garbage that is long enough", format="adr018"), "WRONG_MAGIC", ""),
         (csi_pb2.Frame(raw=b"{garbage", format="ruview_jsonl"), "INVALID_FRAME", ""),
         (csi_pb2.Frame(iq=tensor_of(np.ones((3, 3), np.float32))), "WRONG_SHAPE", "(n_tones, 2)"),
-        (csi_pb2.Frame(amplitude=tensor_of(np.ones((3, 3), np.float32))), "WRONG_SHAPE", "(n_tones,)"),
+        (csi_pb2.Frame(iq=tensor_of(np.ones((0, 3, 2), np.float32))), "WRONG_SHAPE", "(n_links, n_tones, 2)"),
+        (csi_pb2.Frame(amplitude=tensor_of(np.ones((3, 3, 3), np.float32))), "WRONG_SHAPE", "(n_tones,)"),
         (csi_pb2.Frame(amplitude=tensor(1, [3], 11)), "WRONG_BYTE_LENGTH", "12 bytes"),
     ],
 )
@@ -157,7 +169,7 @@ def test_a_frame_that_cannot_be_read_says_why(message: csi_pb2.Frame, reason: st
     [
         (csi_pb2.Frame(raw=b"x", format="adr018"), None),
         (csi_pb2.Frame(raw=b"x", format="adr018", node_id=3), 3),
-        (csi_pb2.Frame(amplitude=tensor_of(np.ones((2, 2), np.float32))), 0),
+        (csi_pb2.Frame(amplitude=tensor_of(np.ones((2, 2, 2), np.float32))), 0),
     ],
 )
 def test_the_node_of_a_packet_that_cannot_be_read_is_known_only_where_the_message_names_it(

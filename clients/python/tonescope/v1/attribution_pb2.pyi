@@ -410,6 +410,9 @@ class Explanation(_message.Message):
     EVALUATIONS_FIELD_NUMBER: _builtins.int
     STANDARD_ERROR_FIELD_NUMBER: _builtins.int
     DECLARED_ROWS_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    TRANSMITTER_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """The node that captured the window."""
     first_sequence: _builtins.int
@@ -448,6 +451,12 @@ class Explanation(_message.Message):
     """Windows of this stream dropped since the previous explanation."""
     evaluations: _builtins.int
     """Model evaluations spent; absent where there is a problem."""
+    transmitter: _builtins.str
+    """The transmitter of the window's frames; empty where it is not known, and for windows that came as such."""
+    link: _builtins.int
+    """The antenna link that the window was made of: the row of its frames; absent where frames have one row, where the
+    window holds them all, and for windows that came as such.
+    """
     @_builtins.property
     def problem(self) -> _error_pb2.Problem:
         """Set where this window could not be explained. Then only what identifies the window, the two times and
@@ -497,6 +506,14 @@ class Explanation(_message.Message):
         has no attribution per cell. It equals `tones` where rows are laid out as declared.
         """
 
+    @_builtins.property
+    def parts(self) -> _tensor_pb2.Tensor:
+        """What each antenna link and component had of every tone's attribution: float32, shape (n_links, n_components,
+        n_tones), in the order of the tone table's `links` and `components` (1 where there are none). They sum to `tones`
+        for a method whose attribution per tone is the sum of its cells. Absent unless asked for, and for a method that has
+        no attribution per cell.
+        """
+
     def __init__(
         self,
         *,
@@ -527,10 +544,13 @@ class Explanation(_message.Message):
         evaluations: _builtins.int | None = ...,
         standard_error: _tensor_pb2.Tensor | None = ...,
         declared_rows: _tensor_pb2.Tensor | None = ...,
+        parts: _tensor_pb2.Tensor | None = ...,
+        transmitter: _builtins.str = ...,
+        link: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns", "_convergence_delta", b"_convergence_delta", "_evaluations", b"_evaluations", "_first_sequence", b"_first_sequence", "_last_sequence", b"_last_sequence", "_null_tone_share", b"_null_tone_share", "_score", b"_score", "capture_time_ns", b"capture_time_ns", "cells", b"cells", "convergence_delta", b"convergence_delta", "declared_rows", b"declared_rows", "evaluations", b"evaluations", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "method", b"method", "null_tone_share", b"null_tone_share", "prediction", b"prediction", "problem", b"problem", "running", b"running", "score", b"score", "standard_error", b"standard_error", "target", b"target", "tones", b"tones"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns", "_convergence_delta", b"_convergence_delta", "_evaluations", b"_evaluations", "_first_sequence", b"_first_sequence", "_last_sequence", b"_last_sequence", "_link", b"_link", "_null_tone_share", b"_null_tone_share", "_score", b"_score", "capture_time_ns", b"capture_time_ns", "cells", b"cells", "convergence_delta", b"convergence_delta", "declared_rows", b"declared_rows", "evaluations", b"evaluations", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "link", b"link", "method", b"method", "null_tone_share", b"null_tone_share", "parts", b"parts", "prediction", b"prediction", "problem", b"problem", "running", b"running", "score", b"score", "standard_error", b"standard_error", "target", b"target", "tones", b"tones"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns", "_convergence_delta", b"_convergence_delta", "_evaluations", b"_evaluations", "_first_sequence", b"_first_sequence", "_last_sequence", b"_last_sequence", "_null_tone_share", b"_null_tone_share", "_score", b"_score", "capture_time_ns", b"capture_time_ns", "cells", b"cells", "compute_ms", b"compute_ms", "convergence_delta", b"convergence_delta", "declared_rows", b"declared_rows", "dropped_before", b"dropped_before", "evaluations", b"evaluations", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "method", b"method", "model_digest", b"model_digest", "node_id", b"node_id", "normalisation", b"normalisation", "null_tone_share", b"null_tone_share", "prediction", b"prediction", "problem", b"problem", "queue_ms", b"queue_ms", "rule_set", b"rule_set", "running", b"running", "score", b"score", "standard_error", b"standard_error", "target", b"target", "tone_layout", b"tone_layout", "tones", b"tones", "top", b"top", "warnings", b"warnings", "window_index", b"window_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns", "_convergence_delta", b"_convergence_delta", "_evaluations", b"_evaluations", "_first_sequence", b"_first_sequence", "_last_sequence", b"_last_sequence", "_link", b"_link", "_null_tone_share", b"_null_tone_share", "_score", b"_score", "capture_time_ns", b"capture_time_ns", "cells", b"cells", "compute_ms", b"compute_ms", "convergence_delta", b"convergence_delta", "declared_rows", b"declared_rows", "dropped_before", b"dropped_before", "evaluations", b"evaluations", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "link", b"link", "method", b"method", "model_digest", b"model_digest", "node_id", b"node_id", "normalisation", b"normalisation", "null_tone_share", b"null_tone_share", "parts", b"parts", "prediction", b"prediction", "problem", b"problem", "queue_ms", b"queue_ms", "rule_set", b"rule_set", "running", b"running", "score", b"score", "standard_error", b"standard_error", "target", b"target", "tone_layout", b"tone_layout", "tones", b"tones", "top", b"top", "transmitter", b"transmitter", "warnings", b"warnings", "window_index", b"window_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__capture_time_ns: _TypeAlias = _typing.Literal["capture_time_ns"]  # noqa: Y015
     _WhichOneofArgType__capture_time_ns: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns"]  # noqa: Y015
@@ -542,6 +562,8 @@ class Explanation(_message.Message):
     _WhichOneofArgType__first_sequence: _TypeAlias = _typing.Literal["_first_sequence", b"_first_sequence"]  # noqa: Y015
     _WhichOneofReturnType__last_sequence: _TypeAlias = _typing.Literal["last_sequence"]  # noqa: Y015
     _WhichOneofArgType__last_sequence: _TypeAlias = _typing.Literal["_last_sequence", b"_last_sequence"]  # noqa: Y015
+    _WhichOneofReturnType__link: _TypeAlias = _typing.Literal["link"]  # noqa: Y015
+    _WhichOneofArgType__link: _TypeAlias = _typing.Literal["_link", b"_link"]  # noqa: Y015
     _WhichOneofReturnType__null_tone_share: _TypeAlias = _typing.Literal["null_tone_share"]  # noqa: Y015
     _WhichOneofArgType__null_tone_share: _TypeAlias = _typing.Literal["_null_tone_share", b"_null_tone_share"]  # noqa: Y015
     _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
@@ -556,6 +578,8 @@ class Explanation(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__first_sequence) -> _WhichOneofReturnType__first_sequence | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last_sequence) -> _WhichOneofReturnType__last_sequence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__link) -> _WhichOneofReturnType__link | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__null_tone_share) -> _WhichOneofReturnType__null_tone_share | None: ...
     @_typing.overload
@@ -575,12 +599,15 @@ class ExplainOptions(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     WANT_CELLS_FIELD_NUMBER: _builtins.int
     WANT_DECLARED_ROWS_FIELD_NUMBER: _builtins.int
+    WANT_PARTS_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
     """How many tones `top` lists; zero means 8."""
     want_cells: _builtins.bool
     """Whether to send the attribution per cell."""
     want_declared_rows: _builtins.bool
     """Whether to send the attribution per declared row beside that per tone."""
+    want_parts: _builtins.bool
+    """Whether to send the attribution per antenna link and component beside that per tone."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef:
         """The model."""
@@ -602,10 +629,11 @@ class ExplainOptions(_message.Message):
         top_k: _builtins.int = ...,
         want_cells: _builtins.bool = ...,
         want_declared_rows: _builtins.bool = ...,
+        want_parts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "model", b"model", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "model", b"model", "target", b"target", "top_k", b"top_k", "want_cells", b"want_cells", "want_declared_rows", b"want_declared_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "model", b"model", "target", b"target", "top_k", b"top_k", "want_cells", b"want_cells", "want_declared_rows", b"want_declared_rows", "want_parts", b"want_parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,29 +25,29 @@ _sym_db = _symbol_database.Default()
 from tonescope.v1 import tensor_pb2 as tonescope_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tonescope/v1/csi.proto\x12\x0ctonescope.v1\x1a\x19tonescope/v1/tensor.proto\"\xe7\x01\n\x04Tone\x12\x0b\n\x03row\x18\x01 \x01(\x05\x12\x1d\n\x10subcarrier_index\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\toffset_hz\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12$\n\x04kind\x18\x04 \x01(\x0e\x32\x16.tonescope.v1.ToneKind\x12\x16\n\x0etraining_field\x18\x05 \x01(\t\x12\x1a\n\rfrequency_mhz\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x0c\n\x04name\x18\x07 \x01(\tB\x13\n\x11_subcarrier_indexB\x0c\n\n_offset_hzB\x10\n\x0e_frequency_mhz\"\x8b\x01\n\tToneTable\x12\n\n\x02id\x18\x01 \x01(\t\x12!\n\x05tones\x18\x02 \x03(\x0b\x32\x12.tonescope.v1.Tone\x12\'\n\x08rows_are\x18\x03 \x01(\x0e\x32\x15.tonescope.v1.RowsAre\x12\x17\n\ncentre_mhz\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\r\n\x0b_centre_mhz\"\xf6\x02\n\x05\x46rame\x12\r\n\x03raw\x18\x01 \x01(\x0cH\x00\x12\"\n\x02iq\x18\x02 \x01(\x0b\x32\x14.tonescope.v1.TensorH\x00\x12)\n\tamplitude\x18\x03 \x01(\x0b\x32\x14.tonescope.v1.TensorH\x00\x12\x0e\n\x06\x66ormat\x18\x04 \x01(\t\x12\x0f\n\x07node_id\x18\x05 \x01(\r\x12\x13\n\x0btransmitter\x18\x06 \x01(\t\x12\x15\n\x08sequence\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12\x1c\n\x0f\x63\x61pture_time_ns\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12\x15\n\x08rssi_dbm\x18\t \x01(\x02H\x03\x88\x01\x01\x12\x1c\n\x0fnoise_floor_dbm\x18\n \x01(\x02H\x04\x88\x01\x01\x12\x15\n\x08\x61gc_gain\x18\x0b \x01(\x02H\x05\x88\x01\x01\x42\t\n\x07payloadB\x0b\n\t_sequenceB\x12\n\x10_capture_time_nsB\x0b\n\t_rssi_dbmB\x12\n\x10_noise_floor_dbmB\x0b\n\t_agc_gain\"\xcf\x01\n\x06Window\x12$\n\x06values\x18\x01 \x01(\x0b\x32\x14.tonescope.v1.Tensor\x12\x0f\n\x07node_id\x18\x02 \x01(\r\x12\x1b\n\x0e\x66irst_sequence\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\rlast_sequence\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x1c\n\x0f\x63\x61pture_time_ns\x18\x05 \x01(\x03H\x02\x88\x01\x01\x42\x11\n\x0f_first_sequenceB\x10\n\x0e_last_sequenceB\x12\n\x10_capture_time_ns\"6\n\tWindowing\x12\x15\n\rwindow_frames\x18\x01 \x01(\r\x12\x12\n\nhop_frames\x18\x02 \x01(\r\"y\n\x0eToneStatistics\x12\"\n\x04mean\x18\x01 \x01(\x0b\x32\x14.tonescope.v1.Tensor\x12!\n\x03std\x18\x02 \x01(\x0b\x32\x14.tonescope.v1.Tensor\x12\x14\n\x07node_id\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\n\n\x08_node_id*b\n\x08ToneKind\x12\x19\n\x15TONE_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eTONE_KIND_DATA\x10\x01\x12\x13\n\x0fTONE_KIND_PILOT\x10\x02\x12\x12\n\x0eTONE_KIND_NULL\x10\x03*N\n\x07RowsAre\x12\x18\n\x14ROWS_ARE_UNSPECIFIED\x10\x00\x12\x12\n\x0eROWS_ARE_TONES\x10\x01\x12\x15\n\x11ROWS_ARE_FEATURES\x10\x02*\x9a\x01\n\rNormalisation\x12\x1d\n\x19NORMALISATION_UNSPECIFIED\x10\x00\x12\x16\n\x12NORMALISATION_NONE\x10\x01\x12\x1a\n\x16NORMALISATION_MANIFEST\x10\x02\x12\x1b\n\x17NORMALISATION_RECORDING\x10\x03\x12\x19\n\x15NORMALISATION_RUNNING\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tonescope/v1/csi.proto\x12\x0ctonescope.v1\x1a\x19tonescope/v1/tensor.proto\"\xe7\x01\n\x04Tone\x12\x0b\n\x03row\x18\x01 \x01(\x05\x12\x1d\n\x10subcarrier_index\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\toffset_hz\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12$\n\x04kind\x18\x04 \x01(\x0e\x32\x16.tonescope.v1.ToneKind\x12\x16\n\x0etraining_field\x18\x05 \x01(\t\x12\x1a\n\rfrequency_mhz\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x0c\n\x04name\x18\x07 \x01(\tB\x13\n\x11_subcarrier_indexB\x0c\n\n_offset_hzB\x10\n\x0e_frequency_mhz\"\xae\x01\n\tToneTable\x12\n\n\x02id\x18\x01 \x01(\t\x12!\n\x05tones\x18\x02 \x03(\x0b\x32\x12.tonescope.v1.Tone\x12\'\n\x08rows_are\x18\x03 \x01(\x0e\x32\x15.tonescope.v1.RowsAre\x12\x17\n\ncentre_mhz\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05links\x18\x05 \x03(\t\x12\x12\n\ncomponents\x18\x06 \x03(\tB\r\n\x0b_centre_mhz\"\xf6\x02\n\x05\x46rame\x12\r\n\x03raw\x18\x01 \x01(\x0cH\x00\x12\"\n\x02iq\x18\x02 \x01(\x0b\x32\x14.tonescope.v1.TensorH\x00\x12)\n\tamplitude\x18\x03 \x01(\x0b\x32\x14.tonescope.v1.TensorH\x00\x12\x0e\n\x06\x66ormat\x18\x04 \x01(\t\x12\x0f\n\x07node_id\x18\x05 \x01(\r\x12\x13\n\x0btransmitter\x18\x06 \x01(\t\x12\x15\n\x08sequence\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12\x1c\n\x0f\x63\x61pture_time_ns\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12\x15\n\x08rssi_dbm\x18\t \x01(\x02H\x03\x88\x01\x01\x12\x1c\n\x0fnoise_floor_dbm\x18\n \x01(\x02H\x04\x88\x01\x01\x12\x15\n\x08\x61gc_gain\x18\x0b \x01(\x02H\x05\x88\x01\x01\x42\t\n\x07payloadB\x0b\n\t_sequenceB\x12\n\x10_capture_time_nsB\x0b\n\t_rssi_dbmB\x12\n\x10_noise_floor_dbmB\x0b\n\t_agc_gain\"\xcf\x01\n\x06Window\x12$\n\x06values\x18\x01 \x01(\x0b\x32\x14.tonescope.v1.Tensor\x12\x0f\n\x07node_id\x18\x02 \x01(\r\x12\x1b\n\x0e\x66irst_sequence\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\rlast_sequence\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x1c\n\x0f\x63\x61pture_time_ns\x18\x05 \x01(\x03H\x02\x88\x01\x01\x42\x11\n\x0f_first_sequenceB\x10\n\x0e_last_sequenceB\x12\n\x10_capture_time_ns\"6\n\tWindowing\x12\x15\n\rwindow_frames\x18\x01 \x01(\r\x12\x12\n\nhop_frames\x18\x02 \x01(\r\"y\n\x0eToneStatistics\x12\"\n\x04mean\x18\x01 \x01(\x0b\x32\x14.tonescope.v1.Tensor\x12!\n\x03std\x18\x02 \x01(\x0b\x32\x14.tonescope.v1.Tensor\x12\x14\n\x07node_id\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\n\n\x08_node_id*b\n\x08ToneKind\x12\x19\n\x15TONE_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eTONE_KIND_DATA\x10\x01\x12\x13\n\x0fTONE_KIND_PILOT\x10\x02\x12\x12\n\x0eTONE_KIND_NULL\x10\x03*N\n\x07RowsAre\x12\x18\n\x14ROWS_ARE_UNSPECIFIED\x10\x00\x12\x12\n\x0eROWS_ARE_TONES\x10\x01\x12\x15\n\x11ROWS_ARE_FEATURES\x10\x02*\x9a\x01\n\rNormalisation\x12\x1d\n\x19NORMALISATION_UNSPECIFIED\x10\x00\x12\x16\n\x12NORMALISATION_NONE\x10\x01\x12\x1a\n\x16NORMALISATION_MANIFEST\x10\x02\x12\x1b\n\x17NORMALISATION_RECORDING\x10\x03\x12\x19\n\x15NORMALISATION_RUNNING\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tonescope.v1.csi_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TONEKIND']._serialized_start=1209
-  _globals['_TONEKIND']._serialized_end=1307
-  _globals['_ROWSARE']._serialized_start=1309
-  _globals['_ROWSARE']._serialized_end=1387
-  _globals['_NORMALISATION']._serialized_start=1390
-  _globals['_NORMALISATION']._serialized_end=1544
+  _globals['_TONEKIND']._serialized_start=1244
+  _globals['_TONEKIND']._serialized_end=1342
+  _globals['_ROWSARE']._serialized_start=1344
+  _globals['_ROWSARE']._serialized_end=1422
+  _globals['_NORMALISATION']._serialized_start=1425
+  _globals['_NORMALISATION']._serialized_end=1579
   _globals['_TONE']._serialized_start=68
   _globals['_TONE']._serialized_end=299
   _globals['_TONETABLE']._serialized_start=302
-  _globals['_TONETABLE']._serialized_end=441
-  _globals['_FRAME']._serialized_start=444
-  _globals['_FRAME']._serialized_end=818
-  _globals['_WINDOW']._serialized_start=821
-  _globals['_WINDOW']._serialized_end=1028
-  _globals['_WINDOWING']._serialized_start=1030
-  _globals['_WINDOWING']._serialized_end=1084
-  _globals['_TONESTATISTICS']._serialized_start=1086
-  _globals['_TONESTATISTICS']._serialized_end=1207
+  _globals['_TONETABLE']._serialized_end=476
+  _globals['_FRAME']._serialized_start=479
+  _globals['_FRAME']._serialized_end=853
+  _globals['_WINDOW']._serialized_start=856
+  _globals['_WINDOW']._serialized_end=1063
+  _globals['_WINDOWING']._serialized_start=1065
+  _globals['_WINDOWING']._serialized_end=1119
+  _globals['_TONESTATISTICS']._serialized_start=1121
+  _globals['_TONESTATISTICS']._serialized_end=1242
 # @@protoc_insertion_point(module_scope)

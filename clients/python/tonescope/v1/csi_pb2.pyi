@@ -171,6 +171,8 @@ class ToneTable(_message.Message):
     TONES_FIELD_NUMBER: _builtins.int
     ROWS_ARE_FIELD_NUMBER: _builtins.int
     CENTRE_MHZ_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    COMPONENTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The layout's id, such as "esp_lltf", or "unknown_56" where nothing is known but the count."""
     rows_are: Global___RowsAre.ValueType
@@ -181,6 +183,14 @@ class ToneTable(_message.Message):
     def tones(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tone]:
         """One entry per row."""
 
+    @_builtins.property
+    def links(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the antenna links that one window holds, in order; empty where it holds one."""
+
+    @_builtins.property
+    def components(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the values are that each tone has in each frame, such as "real" and "imaginary"; empty where it has one."""
+
     def __init__(
         self,
         *,
@@ -188,10 +198,12 @@ class ToneTable(_message.Message):
         tones: _abc.Iterable[Global___Tone] | None = ...,
         rows_are: Global___RowsAre.ValueType = ...,
         centre_mhz: _builtins.float | None = ...,
+        links: _abc.Iterable[_builtins.str] | None = ...,
+        components: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_centre_mhz", b"_centre_mhz", "centre_mhz", b"centre_mhz"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_centre_mhz", b"_centre_mhz", "centre_mhz", b"centre_mhz", "id", b"id", "rows_are", b"rows_are", "tones", b"tones"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_centre_mhz", b"_centre_mhz", "centre_mhz", b"centre_mhz", "components", b"components", "id", b"id", "links", b"links", "rows_are", b"rows_are", "tones", b"tones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__centre_mhz: _TypeAlias = _typing.Literal["centre_mhz"]  # noqa: Y015
     _WhichOneofArgType__centre_mhz: _TypeAlias = _typing.Literal["_centre_mhz", b"_centre_mhz"]  # noqa: Y015
@@ -236,11 +248,13 @@ class Frame(_message.Message):
     """Automatic gain control, in the radio's own steps; absent means not known."""
     @_builtins.property
     def iq(self) -> _tensor_pb2.Tensor:
-        """Decoded complex gains: int8, float16 or float32, shape (n_tones, 2): real, then imaginary."""
+        """Decoded complex gains: int8, float16 or float32, shape (n_tones, 2): real, then imaginary; or
+        (n_links, n_tones, 2) where there are several antennas.
+        """
 
     @_builtins.property
     def amplitude(self) -> _tensor_pb2.Tensor:
-        """Amplitudes: float32, shape (n_tones)."""
+        """Amplitudes: float32, shape (n_tones), or (n_links, n_tones)."""
 
     def __init__(
         self,
@@ -378,11 +392,13 @@ class ToneStatistics(_message.Message):
     """The node they were measured on; absent means every node."""
     @_builtins.property
     def mean(self) -> _tensor_pb2.Tensor:
-        """The mean per row: float32, shape (n_tones)."""
+        """The mean per row: float32, shape (n_tones); where windows hold several links or components, (n_links ·
+        n_components · n_tones), by link, then component, then tone.
+        """
 
     @_builtins.property
     def std(self) -> _tensor_pb2.Tensor:
-        """The population standard deviation per row: float32, shape (n_tones)."""
+        """The population standard deviation per row: float32, of the same shape."""
 
     def __init__(
         self,

@@ -576,7 +576,8 @@ class Summary(_message.Message):
           packets that cannot be read: "short" (fewer bytes than announced), "corrupt", "non_finite", "no_payload",
             "unknown_format", and "wrong_shape", "wrong_dtype" or "wrong_byte_length" for tensors;
           sound frames that no window takes: "length_192" (of that many tones), "non_finite", "duplicate", "reordered",
-            "too_many_streams".
+            "too_many_streams", and where the model takes complex values or several antenna links at once "no_phase"
+            (amplitudes only) and "links_2" (of that many rows).
         A decoder that is a plugin may have words of its own.
         """
 
