@@ -13,13 +13,13 @@ import numpy.typing as npt
 from rich.text import Text
 
 from tonescope.results import Explanation, Tone, ToneTable
+from tonescope_server.checks.attribution import LARGEST_SHARE
 from tonescope_server.cli.identity import megahertz_text
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 NULL, PILOT = "░", "╵"
 POSITIVE, NEGATIVE, FAINT, ALARM = "green", "red", "bright_black", "bold white on red"
 WIDTH = 76
-NULL_SHARE_ALARM = 0.01
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,9 @@ def prediction_text(explanation: Explanation) -> str:
     return f"{name}{sure}{' (never trained)' if said.class_never_trained else ''}"
 
 
-def null_share_text(share: float | None) -> Text:
+def null_share_text(share: float | None, heading: str = "null share ") -> Text:
     """Say the null-tone share, loudly where it should alarm."""
     if share is None:
-        return Text("null share —", FAINT)
-    text = f"null share {share:.1%}"
-    return Text(f"{text} ALARM", ALARM) if share > NULL_SHARE_ALARM else Text(text)
+        return Text(f"{heading}—", FAINT)
+    text = f"{heading}{share:.1%}"
+    return Text(f"{text} ALARM", ALARM) if share > LARGEST_SHARE else Text(text)

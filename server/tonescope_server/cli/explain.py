@@ -50,6 +50,7 @@ from tonescope_server.cli.recordings import frames_for_daemon, open_file, window
 from tonescope_server.cli.remote import daemon
 from tonescope_server.cli.replay import open_stream
 from tonescope_server.cli.usage import only
+from tonescope_server.cli.warned import Warned
 from tonescope_server.csi.cells import CellMap, cell_map
 from tonescope_server.csi.frames import Frame
 from tonescope_server.csi.quantities import COMPONENTS, Quantity
@@ -141,6 +142,7 @@ def explain(
             show_parts(found, top)
         if declared_rows:
             show_declared(found, drawn[0], top)
+        Warned.of(found).show({finding.code for finding in findings})
     show_findings(findings)
 
 
@@ -220,8 +222,7 @@ def show(found: list[Explanation], top: int) -> None:
     table = Table("window", "node", "prediction", "score", "null share", "strongest tones", box=None)
     for each in found[:SHOWN]:
         tones = " ".join(tone_text(tone.tone, tone.row) for tone in each.top)
-        share = null_share_text(each.null_tone_share)
-        share.plain = share.plain.removeprefix("null share ")
+        share = null_share_text(each.null_tone_share, "")
         table.add_row(
             str(each.window_index), str(each.node_id), prediction_text(each), f"{each.score:.4g}", share, tones
         )
@@ -235,8 +236,6 @@ def show(found: list[Explanation], top: int) -> None:
         out.print(identity_table(found[0].tone_table, rows, {"mean |attribution|": mean}))
         if found[0].tone_table.rows_are == "features":
             remark(FEATURES)
-    for text in dict.fromkeys(f"{w.code}: {w.message}" for each in found for w in each.warnings):
-        remark(f"warning: {text}")
 
 
 def show_parts(found: list[Explanation], top: int) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 import tonescope
 from tonescope.results import Explanation, ModelDetail
+from tonescope_server.cli.band import null_share_text
 from tonescope_server.cli.console import err, listed, out, progress, remark, say, write_json
 from tonescope_server.cli.findings import findings_told, section, show_notices
 from tonescope_server.cli.identity import identity_of
@@ -37,6 +38,7 @@ from tonescope_server.cli.pace import Played, play, speed_of
 from tonescope_server.cli.recordings import need_nodes, open_file, recording_statistics
 from tonescope_server.cli.remote import daemon, model_name, say_connection
 from tonescope_server.cli.usage import only
+from tonescope_server.cli.warned import Warned
 from tonescope_server.csi.decoders import Recording
 from tonescope_server.csi.tones import tone_table
 from tonescope_server.csi.windows import accepted_lengths
@@ -117,6 +119,7 @@ def replay(
     need_nodes(recording, node or ())
     played = Played()
     results: dict[int, NodeResult] = {}
+    warned = Warned()
     nodes = frozenset(node or ())
     with daemon(server) as client:
         total = sum(1 for _ in recording)
@@ -138,11 +141,14 @@ def replay(
             with stream:
                 for explanation in stream:
                     results.setdefault(explanation.node_id, NodeResult()).take(explanation)
+                    warned.take(explanation)
     notices = stream.notices()
     if json is not None:
-        write_json(summary_of(played, results, stream) | {"findings": section(findings_told(notices))}, json)
+        said = {"findings": section(findings_told(notices)), "warnings": warned.section()}
+        write_json(summary_of(played, results, stream) | said, json)
     if json is None or str(json) != "-":
         _show(played, results, stream)
+    warned.show({notice.code for notice in notices})
     show_notices(notices)
 
 
@@ -227,7 +233,7 @@ def _show(played: Played, results: Mapping[int, NodeResult], stream: tonescope.L
             str(node["frames_sent"]),
             wrong or "—",
             str(node["windows_explained"]),
-            "—" if share is None else f"{share:.1%}",
+            null_share_text(share, ""),
             " ".join(top["tone"] for top in node["top"]) or "—",
         )
     out.print(table)

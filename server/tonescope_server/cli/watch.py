@@ -42,6 +42,7 @@ from tonescope_server.cli.recordings import need_nodes, open_file
 from tonescope_server.cli.remote import daemon, say_connection
 from tonescope_server.cli.replay import FastOption, NodeOption, SpeedOption, open_stream
 from tonescope_server.cli.usage import only
+from tonescope_server.cli.warned import Warned
 from tonescope_server.engine.explainer import installed_plugins
 
 REDRAWS_PER_S = 12
@@ -95,9 +96,9 @@ def watch(
         )
         heard: list[Notice] = []
         with stream:
-            for _ in show(stream, heard):
-                pass
+            warned = Warned.of(show(stream, heard))
     _show_skipped(played, stream)
+    warned.show({notice.code for notice in heard})
     counts = stream.counts
     out.print(f"{counts.answered} windows explained, {counts.dropped} dropped, {counts.failed} failed")
 
@@ -193,11 +194,10 @@ class View:
         """Say one explanation in one line of plain text."""
         values = band.values_of(self._columns, explanation.tones)
         top = "; ".join(identity_text(tone.tone, tone.row) for tone in explanation.top[:4])
-        share = explanation.null_tone_share
         return (
             f"node {explanation.node_id} window {explanation.window_index:>4}  "
             f"{band.prediction_text(explanation):<18.18} |{band.sparkline(self._columns, values).plain}| "
-            f"top {top}  null {'—' if share is None else f'{share:.1%}'}"
+            f"top {top}  {band.null_share_text(explanation.null_tone_share, 'null ').plain}"
         )
 
     def _heading(self, stream: tonescope.LiveStream) -> Text:
