@@ -1,11 +1,12 @@
 # make demo   shows the whole thing       make test   runs every test
 # make check  lints and type-checks       make bench  measures (make bench-peers: installs what it compares with)
+# make fuzz   puts a million damaged packets through the decoders
 PYTHON ?= python3
 VENV   ?= .venv
 PEERS  := .venv-bench
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check bench bench-peers generate clean
+.PHONY: demo test check bench bench-peers fuzz generate clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +29,9 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m tests.bench
 
 bench-peers: $(PEERS)/.installed
+
+fuzz: $(VENV)/.installed
+	$(BIN)/python -m tests.fuzz
 
 # torch may be a build of several gigabytes: nothing else is installed with it, and nothing else needs it.
 $(PEERS)/.installed: constraints-bench.txt
