@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,9 @@ from tonescope_server.cli.options import (
 )
 from tonescope_server.cli.recordings import NodeSurvey, open_file, survey
 from tonescope_server.cli.usage import only
-from tonescope_server.csi.tones import detect_layout, tone_layouts, tone_table
+from tonescope_server.csi.decoders import Recording
+from tonescope_server.csi.layouts import DetectedLayout
+from tonescope_server.csi.tones import Tone, ToneKind, ToneTable, tone_layouts, tone_table
 from tonescope_server.engine.explainer import installed_plugins
 from tonescope_server.errors import RecordingError
 from tonescope_server.reports.arrays import ARRAYS, read_arrays
@@ -55,10 +58,9 @@ def inspect(
         only(context, ("format",), "with a recording", f"the model {path}")
         found = _model(load(context, str(path), store, manifest, adapter, weights))
     else:
-        kind = "array" if path.suffix in ARRAYS else "recording"
+        # Frames in a NumPy file are told from windows by the format that is asked for.
+        kind = "array" if path.suffix in ARRAYS and not format else "recording"
         only(context, (*MODEL_FILE_OPTIONS, "layers"), "with a model", f"the {kind} {path.name}")
-        if kind == "array":
-            only(context, ("format",), "with a recording", f"the array {path.name}")
         found = _array(path) if kind == "array" else _recording(path, format)
     if as_json:
         write_json(found, Path("-"))
@@ -83,12 +85,18 @@ def _recording(path: Path, format: str) -> dict[str, Any]:
         "is": "a recording",
         "format": recording.format,
         "frames": sum(node.frames for node in nodes.values()),
-        "nodes": [_node(name, node) for name, node in nodes.items()],
+        "nodes": [_node(name, node, _detected(recording, name)) for name, node in nodes.items()],
         "skipped_of_no_node": dict(nobody.skipped),
     }
 
 
-def _node(name: int | None, node: NodeSurvey) -> dict[str, Any]:
+def _detected(recording: Recording, node: int | None) -> list[DetectedLayout]:
+    """List what is known of the tones of each kind of frame that a node recorded, the most frequent first."""
+    found = [layout for kind, layout in recording.layouts.items() if kind[0] == node]
+    return sorted(found, key=lambda layout: -layout.frames)
+
+
+def _node(name: int | None, node: NodeSurvey, detected: list[DetectedLayout]) -> dict[str, Any]:
     return {
         "node": name,
         "frames": node.frames,
@@ -96,21 +104,48 @@ def _node(name: int | None, node: NodeSurvey) -> dict[str, Any]:
         "rate_hz": round(node.rate_hz, 2),
         "transmitters": sorted(node.transmitters - {""}),
         "skipped": dict(node.skipped),
-        "lengths": [_length(node, n) for n in sorted(node.lengths)],
+        "lengths": [
+            _length(node, n, [each for each in detected if len(each.table) == n]) for n in sorted(node.lengths)
+        ],
     }
 
 
-def _length(node: NodeSurvey, n: int) -> dict[str, Any]:
+def _length(node: NodeSurvey, n: int, detected: list[DetectedLayout]) -> dict[str, Any]:
     zero = [int(row) for row in np.flatnonzero(node.always_zero[n])]
-    settled = detect_layout(n, zero_rows=zero)
+    # Frames of one length may be of several kinds; where their layouts differ, the length has none.
+    layouts = {each.layout: each for each in detected}
+    settled = detected[0].layout if len(layouts) == 1 else f"unknown_{n}"
     possible = [layout for layout in tone_layouts() if len(tone_table(layout)) == n]
     return {
         "tones": n,
         "frames": node.lengths[n],
         "always_zero": zero,
         "layout": settled,
+        "layout_status": tone_table(settled).status,
+        "identity": _identity(tone_table(settled)),
+        "kinds": [
+            {"layout": each.layout, "frames": each.frames, "reason": each.reason, "candidates": each.candidates}
+            for each in detected
+        ],
         "layouts_of_that_length": possible,
         "layouts_that_fit": [each for each in possible if set(zero) <= set(tone_table(each).null_rows)],
+    }
+
+
+def _identity(table: ToneTable) -> list[dict[str, Any]]:
+    """Say of each training field in a frame which rows it takes, which subcarriers they are, and of what kind."""
+    fields = dict.fromkeys(tone.training_field for tone in table if tone.training_field != "csd")
+    return [_field(name, [tone for tone in table if tone.training_field == name]) for name in fields]
+
+
+def _field(name: str, tones: list[Tone]) -> dict[str, Any]:
+    indices = [tone.subcarrier_index for tone in tones if tone.subcarrier_index is not None]
+    kinds = Counter(tone.kind for tone in tones)
+    return {
+        "training_field": name,
+        "rows": len(tones),
+        "subcarriers": [min(indices), max(indices)] if indices else None,
+        **{kind.value: kinds[kind] for kind in ToneKind},
     }
 
 
@@ -172,12 +207,28 @@ def _show_recording(found: dict[str, Any]) -> None:
             )
     out.print(table)
     for node in found["nodes"]:
+        for length in node["lengths"]:
+            _say_tones(length, f"node {node['node']}, {length['tones']} tones")
         if node["transmitters"]:
             say(f"node {node['node']}: hears {_few(node['transmitters'])}")
         if node["skipped"]:
             say(f"node {node['node']}: records without a frame: {listed(node['skipped'])}")
     if found["skipped_of_no_node"]:
         say(f"records without a frame: {listed(found['skipped_of_no_node'])}")
+
+
+def _say_tones(length: dict[str, Any], where: str) -> None:
+    """Say what the rows are, or why nobody can tell."""
+    if length["layout"].startswith("unknown"):
+        for kind in length["kinds"]:
+            say(f"{where}: {kind['layout']}: {kind['reason']} ({kind['frames']} frames)")
+        return
+    parts = []
+    for field in length["identity"]:
+        counts = ", ".join(f"{field[kind]} {kind}" for kind in ToneKind if field[kind])
+        low, high = field["subcarriers"] or ("?", "?")
+        parts.append(f"{field['training_field'] or 'subcarriers'} {low} … {high} ({counts})")
+    say(f"{where}: {length['layout']} ({length['layout_status']}): {'; '.join(parts)}")
 
 
 def _few(names: list[str]) -> str:

@@ -6,6 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
+from tonescope_server.csi.tones import tone_table
+
+
+def esp_line(layout: str, sequence: int) -> bytes:
+    """A line of esp-csi as an ESP32 prints it, with a signal mode that differs from layout to layout."""
+    pairs = np.full((64, 2), 3 + sequence)
+    pairs[tone_table(layout).null_mask] = 0
+    mode = int(layout == "esp_ht20")
+    radio = f"aa:bb,-50,11,{mode},0,0,0,0,0,0,0,0,-97,0,6,0,{sequence}000,0,101,0"
+    return f'CSI_DATA,{sequence},{radio},128,0,"[{",".join(map(str, pairs.reshape(-1)))}]"'.encode()
+
 
 def test_a_recording_is_told_by_node_length_rate_and_zeros(run, recording: Path) -> None:
     found = run("inspect", recording, "--json").json
@@ -40,6 +51,41 @@ def test_records_of_no_node_are_not_counted_as_a_node(run, shared: Path) -> None
     assert "33 frames of 1 node\n" in text
     assert "node 0: hears D0:6E:DE:27:6B:63\n" in text
     assert "\nrecords without a frame: 27 duplicate\n" in text
+
+
+def test_the_tones_of_every_training_field_are_named(run, shared: Path) -> None:
+    path = shared / "real/ruview/pretrain-1775182186.csi.jsonl"
+    (node, _) = run("inspect", path, "--json").json["nodes"]
+    lltf, both, stbc = node["lengths"]
+    assert [each["layout"] for each in (lltf, both, stbc)] == ["esp_lltf", "esp128", "esp192_stbc"]
+    assert [field["training_field"] for field in both["identity"]] == ["lltf", "ht_ltf"]
+    assert [(field["data"], field["pilot"], field["null"]) for field in both["identity"]] == [(48, 4, 12), (52, 4, 8)]
+    assert both["identity"][0]["subcarriers"] == [-32, 31]
+    assert both["kinds"][0]["reason"] == "settled by the rows that stay zero"
+    assert (
+        "node 1, 128 tones: esp128 (verified): lltf -32 … 31 (48 data, 4 pilot, 12 null); ht"
+        in run("inspect", path).out
+    )
+
+
+def test_a_capture_of_a_network_card_is_told_with_its_tones(run, shared: Path) -> None:
+    text = run("inspect", shared / "real/captures/feitcsi_HT20_2452.csi").out
+    assert "a recording in format feitcsi: 48 frames of 1 node\n" in text
+    assert "feitcsi_ht20 (verified): ht_ltf -28 … 28 (52 data, 4 null)" in text
+
+
+def test_frames_that_nothing_settles_are_told_with_the_reason(run, tmp_path: Path) -> None:
+    np.save(tmp_path / "frames.npy", np.random.default_rng(0).uniform(1, 2, (20, 192)))
+    text = run("inspect", tmp_path / "frames.npy", "--format", "numpy").out
+    assert "unknown_192: 192 rows could be esp192_stbc or esp192_ht40, and no row stays zero" in text
+
+
+def test_a_length_of_several_layouts_has_none_of_its_own(run, tmp_path: Path) -> None:
+    lines = [esp_line(layout, i) for i, layout in enumerate(["esp_lltf", "esp_ht20"] * 4)]
+    (tmp_path / "mixed.csv").write_bytes(b"\n".join(lines))
+    (length,) = run("inspect", tmp_path / "mixed.csv", "--json").json["nodes"][0]["lengths"]
+    assert length["layout"] == "unknown_64"
+    assert {kind["layout"] for kind in length["kinds"]} == {"esp_lltf", "esp_ht20"}
 
 
 def test_a_model_is_told_with_the_methods_that_apply_and_why_others_do_not(run, tiny_store: Path) -> None:
