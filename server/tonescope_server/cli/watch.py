@@ -46,7 +46,6 @@ from tonescope_server.cli.warned import Warned
 from tonescope_server.engine.explainer import installed_plugins
 
 REDRAWS_PER_S = 12
-LINES_PER_S = 2
 _RATE_SPAN_S = 2.0
 
 
@@ -142,18 +141,12 @@ def _aside() -> Console:
 
 
 def _lines(stream: tonescope.LiveStream, view: View, heard: list[Notice]) -> Iterator[Explanation]:
-    """Print a line now and then: the first window of a node, and then a few a second."""
-    due = 0.0
-    seen: set[int] = set()
+    """Print a line for each window: whoever reads them, a file or a program, wants them all."""
     for explanation in stream:
         view.take(explanation)
         _hear(stream, heard)
+        say(view.line(explanation))
         yield explanation
-        now = time.monotonic()
-        if explanation.problem is None and (now >= due or explanation.node_id not in seen):
-            due = now + 1 / LINES_PER_S
-            seen.add(explanation.node_id)
-            say(view.line(explanation))
 
 
 @dataclass
@@ -192,11 +185,13 @@ class View:
 
     def line(self, explanation: Explanation) -> str:
         """Say one explanation in one line of plain text."""
+        where = f"node {explanation.node_id} window {explanation.window_index:>4}  "
+        if explanation.problem is not None:
+            return f"{where}{explanation.problem}"
         values = band.values_of(self._columns, explanation.tones)
         top = "; ".join(identity_text(tone.tone, tone.row) for tone in explanation.top[:4])
         return (
-            f"node {explanation.node_id} window {explanation.window_index:>4}  "
-            f"{band.prediction_text(explanation):<18.18} |{band.sparkline(self._columns, values).plain}| "
+            f"{where}{band.prediction_text(explanation):<18.18} |{band.sparkline(self._columns, values).plain}| "
             f"top {top}  {band.null_share_text(explanation.null_tone_share, 'null ').plain}"
         )
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import tonescope
+from tonescope_server import Explainer
 from tonescope_server.cli.demo import own_daemon
+from tonescope_server.cli.local import explain_here, jobs_of
+from tonescope_server.cli.watch import View
 
 _INPUT = """
 [input]
@@ -95,7 +101,19 @@ def test_watch_prints_plain_lines_where_there_is_no_terminal(run, recording: Pat
     assert lines[0].startswith("node 1 window    0  empty 98%")
     assert "|░░░░░░" in lines[0]
     assert lines[-1] == "70 windows explained, 0 dropped, 0 failed"
+    assert [int(line.split()[3]) for line in lines[:-1]] == list(range(70))
     assert "\x1b" not in ran.out
+
+
+def test_watch_prints_a_window_that_failed_as_a_line_as_well(tiny_store: Path) -> None:
+    explainer = Explainer.load("tiny", store=tiny_store)
+    (found,) = explain_here(explainer, jobs_of(np.ones((1, 56, 4)), explainer), "saliency", None, {})
+    view = View()
+    view.take(found)
+    assert view.line(found).startswith("node 0 window    0  ")
+    failed = replace(found, problem=tonescope.TonescopeError("it broke"), window_index=3)
+    view.take(failed)
+    assert view.line(failed) == "node 0 window    3  it broke"
 
 
 @pytest.mark.parametrize("command", ["replay", "watch"])
