@@ -61,6 +61,14 @@ def test_a_chip_that_nothing_tells_is_refused_by_name():
     assert refused.value.kind == "unknown_chip"
 
 
+def test_a_chip_that_two_packings_fit_is_refused_by_name():
+    # Words whose exponent, as a packed float, is zero too: strong tones and silent nulls either way.
+    silent = np.where(tone_table("nexmon_80").null_mask, 0, 8128 + 100j)
+    with pytest.raises(FrameError, match="got 43455c0 or 4358") as refused:
+        decoder.decode(captures.nexmon(silent, chip=0xDEAD))
+    assert refused.value.kind == "unknown_chip"
+
+
 def test_the_recording_equals_csiread(shared: Path):
     path = shared / "real/captures/nexmon_example.pcap"
     theirs = csiread.Nexmon(str(path), chip="4358", bw=80, if_report=False)

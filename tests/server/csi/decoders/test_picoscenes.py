@@ -93,6 +93,12 @@ def test_what_is_missing_or_cut_is_told(tmp_path: Path):
     assert kinds == ["csi", "no_csi", "csi", "short"]
 
 
+def test_a_segment_whose_name_reaches_beyond_it_is_refused():
+    csi = captures.picoscenes_csi(captures.matrix(56, 1, 1))
+    with pytest.raises(ShortFrameError, match="expected a segment of 2 bytes"):
+        decoder.decode(captures.picoscenes_frame(b"\2\0\0\0\x09a", csi))
+
+
 @pytest.mark.parametrize(
     ("data", "error"),
     [
