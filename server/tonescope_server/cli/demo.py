@@ -48,16 +48,17 @@ def demo(
     with own_daemon(store_path()) as address, daemon(address) as client:
         name = model_name(client, "")
         remark(f"daemon at {address}, model {name}, recording {recording.name}")
+        played = Played()
         stream = client.live(
             model=name,
-            frames=play(recording, speed, Played()),
+            frames=play(recording, speed, played),
             method=METHOD,
             target=tonescope.Target.negative_log_likelihood(),
             retry=tonescope.Retry(give_up_after_s=0.0),  # nobody starts our own daemon again
         )
         with stream:
             heard: list[Notice] = []
-            found = [each for each in show(stream, heard) if each.problem is None]
+            found = [each for each in show(stream, heard, played) if each.problem is None]
         counts, findings = stream.counts, findings_told(heard)
     if not found:
         raise ConfigurationError("demo: expected explanations of the bundled recording, got none")

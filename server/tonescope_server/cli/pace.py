@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import tonescope
+from tonescope.results import Notice, Summary
 from tonescope_server.cli.recordings import frames_for_daemon
 from tonescope_server.csi.frames import Frame, Skipped
 from tonescope_server.errors import ParameterError
+
+GAPS = "GAPS"  # the code of a daemon's notice
 
 
 @dataclass
@@ -20,10 +23,30 @@ class Played:
     Attributes:
         sent: by node, frames by their number of tones.
         skipped: by node, records without a usable frame, by kind.
+        edges: how often one sample ended and the next began, in a file of samples that each hold a window. Their
+            numbers leave a gap there, which to a daemon looks as if frames were missing.
     """
 
     sent: dict[int, Counter[int]] = field(default_factory=dict)
     skipped: dict[int | None, Counter[str]] = field(default_factory=dict)
+    edges: int = 0
+    _sample: int | None = None
+
+    def take(self, frame: Frame) -> None:
+        """Take note of a frame."""
+        self.sent.setdefault(frame.node_id, Counter())[frame.n_tones] += 1
+        sample = frame.header.get("line")
+        self.edges += self._sample is not None and sample != self._sample
+        self._sample = sample
+
+    def gaps(self, summary: Summary) -> int:
+        """Return at how many places frames are missing, of those that a daemon counted."""
+        return max(0, summary.gaps - self.edges)
+
+    def told(self, notices: Iterable[Notice], summary: Summary | None = None) -> list[Notice]:
+        """Leave out the notice of gaps where all that are known are edges of samples."""
+        known = self.edges and (summary is None or not self.gaps(summary))
+        return [each for each in notices if not (known and each.code == GAPS)]
 
     @property
     def skipped_of_all(self) -> Counter[str]:
@@ -60,7 +83,7 @@ def play(
             played.skipped.setdefault(item.node_id, Counter())[item.kind] += 1
             continue
         clock.wait_for(item.capture_time_ns)
-        played.sent.setdefault(item.node_id, Counter())[item.n_tones] += 1
+        played.take(item)
         yield from frames_for_daemon(item, whole)
 
 

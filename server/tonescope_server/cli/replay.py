@@ -142,7 +142,7 @@ def replay(
                 for explanation in stream:
                     results.setdefault(explanation.node_id, NodeResult()).take(explanation)
                     warned.take(explanation)
-    notices = stream.notices()
+    notices = played.told(stream.notices(), stream.summary)
     if json is not None:
         said = {"findings": section(findings_told(notices)), "warnings": warned.section()}
         write_json(summary_of(played, results, stream) | said, json)
@@ -191,6 +191,7 @@ def summary_of(played: Played, results: Mapping[int, NodeResult], stream: tonesc
     """Sum up, for JSON."""
     return {
         "nodes": [_node(name, played, results.get(name, NodeResult()), stream) for name in sorted(played.sent)],
+        "edges_of_samples": played.edges,
         "records_skipped": {str(name): dict(kinds) for name, kinds in played.skipped.items()},
         "daemon": stream.summary,
         "client": stream.counts,
@@ -243,17 +244,17 @@ def _show(played: Played, results: Mapping[int, NodeResult], stream: tonescope.L
             say(f"node {node['node']}: predictions: {said}")
     for name, kinds in played.skipped.items():
         say(f"node {'—' if name is None else name}: records without a frame: {listed(kinds)}")
-    _show_counts(stream)
+    _show_counts(played, stream)
 
 
-def _show_counts(stream: tonescope.LiveStream) -> None:
+def _show_counts(played: Played, stream: tonescope.LiveStream) -> None:
     counts, summary = stream.counts, stream.summary
     if summary is not None:
         say(
             f"daemon: {summary.frames_used} of {summary.frames_received} frames used "
             f"(skipped: {listed(summary.frames_skipped)}); "
             f"{summary.windows} windows, {summary.explained} explained, {summary.dropped} dropped, "
-            f"{summary.failed} failed; {summary.gaps} gaps"
+            f"{summary.failed} failed; {played.gaps(summary)} gaps"
         )
     if counts.reconnects:
         remark(f"reconnections: {counts.reconnects}; {counts.resent} frames sent again, {counts.forgotten} lost")

@@ -95,7 +95,7 @@ def watch(
         )
         heard: list[Notice] = []
         with stream:
-            warned = Warned.of(show(stream, heard))
+            warned = Warned.of(show(stream, heard, played))
     _show_skipped(played, stream)
     warned.show({notice.code for notice in heard})
     counts = stream.counts
@@ -110,27 +110,28 @@ def _show_skipped(played: Played, stream: tonescope.LiveStream) -> None:
         say(f"frames skipped: {listed(stream.summary.frames_skipped)}")
 
 
-def show(stream: tonescope.LiveStream, heard: list[Notice]) -> Iterator[Explanation]:
+def show(stream: tonescope.LiveStream, heard: list[Notice], played: Played) -> Iterator[Explanation]:
     """Draw a stream as it comes, and pass its explanations on; plain lines where stdout is not a terminal.
 
-    What the daemon says beside its explanations is shown at once, and added to ``heard``.
+    What the daemon says beside its explanations is shown at once, and added to ``heard``; but for gaps that are none,
+    by what was ``played``.
     """
     view = View()
     if not out.is_terminal:
-        yield from _lines(stream, view, heard)
+        yield from _lines(stream, view, heard, played)
     else:
         with Live(console=out, refresh_per_second=REDRAWS_PER_S, get_renderable=lambda: view.render(stream)):
             for explanation in stream:
                 view.take(explanation)
-                _hear(stream, heard)
+                _hear(stream, heard, played)
                 yield explanation
-    _hear(stream, heard)
+    _hear(stream, heard, played)
 
 
-def _hear(stream: tonescope.LiveStream, heard: list[Notice]) -> None:
+def _hear(stream: tonescope.LiveStream, heard: list[Notice], played: Played) -> None:
     """Say what the daemon said of the stream since this was last asked, what is not new left out."""
     said = {str(notice) for notice in heard}
-    notices = stream.notices()
+    notices = played.told(stream.notices(), stream.summary)
     heard += notices
     show_notices([notice for notice in notices if str(notice) not in said], _aside())
 
@@ -140,11 +141,11 @@ def _aside() -> Console:
     return out if out.is_terminal else err
 
 
-def _lines(stream: tonescope.LiveStream, view: View, heard: list[Notice]) -> Iterator[Explanation]:
+def _lines(stream: tonescope.LiveStream, view: View, heard: list[Notice], played: Played) -> Iterator[Explanation]:
     """Print a line for each window: whoever reads them, a file or a program, wants them all."""
     for explanation in stream:
         view.take(explanation)
-        _hear(stream, heard)
+        _hear(stream, heard, played)
         say(view.line(explanation))
         yield explanation
 

@@ -135,6 +135,26 @@ def test_what_no_window_was_made_of_is_said_by_kind(
 
 
 @pytest.mark.parametrize("command", ["replay", "watch"])
+def test_edges_between_samples_are_no_gaps_and_missing_frames_are(
+    run, write_jsonl, tiny_store: Path, command: str
+) -> None:
+    paired = write_jsonl([{"csi": [1.0] * 224, "csi_shape": [56, 4], "kp": []}] * 5, "paired.jsonl")
+    numbers = [*range(10), *range(12, 30)]
+    frames = [{"type": "raw_csi", "sequence": i, "subcarriers": [1.0] * 56} for i in numbers]
+    torn = write_jsonl(frames, "torn.csi.jsonl")
+    with own_daemon(tiny_store) as address:
+        asked = ("--server", address, "--as-fast-as-possible", "--model", "tiny")
+        whole, missing = run(command, paired, *asked), run(command, torn, *asked)
+        counted = run("replay", paired, *asked, "--json", "-").json
+    assert "GAPS" not in whole.err
+    assert "warning: GAPS: sequence numbers are missing" in missing.err
+    if command == "replay":
+        assert "; 0 gaps" in whole.out
+        assert "; 1 gaps" in missing.out
+    assert (counted["edges_of_samples"], counted["daemon"]["gaps"]) == (4, 4)
+
+
+@pytest.mark.parametrize("command", ["replay", "watch"])
 def test_where_no_daemon_is_that_is_said_in_one_line(refused, recording: Path, command: str) -> None:
     line = refused(command, recording, "--server", "127.0.0.1:1", "--model", "people_count")
     assert "no daemon answers at 127.0.0.1:1" in line
