@@ -186,6 +186,8 @@ class AsyncLiveStream:
         state = self._state
         try:
             await call.write(first)
+            # A write that fails as the daemon refuses the stream hides why: gRPC cancels the call before it reads that.
+            await self._until(lambda: state.connected)
             while True:
                 await self._until(lambda: state.outbox.waiting > 0 or state.no_more_input or state.draining)
                 request = None if state.draining else state.outbox.take()

@@ -69,14 +69,14 @@ class LiveState:
         self._on_connection = on_connection
         self._untold: deque[ConnectionEvent] = deque()
         self._clock = clock
-        self._connected = self._answered = False
+        self.connected = self._answered = False
         self._lost_at: float | None = None
         self._attempts = 0
         self._unanswered = 0
 
     def begin(self) -> live_pb2.LiveRequest:
         """Line up a connection's first message."""
-        self.draining = self._connected = self._answered = False
+        self.draining = self.connected = self._answered = False
         self.summary = None
         self._sent_before = self._sent
         self.opening.ClearField("resume_from")
@@ -111,7 +111,7 @@ class LiveState:
             self.outbox.count(reconnects=0 if self.opened is None else 1)
             self._untold.append(Reconnected(self.address, self._clock() - self._lost_at, self._attempts))
         self.opened, self.table = opened, opened.tone_table
-        self._connected, self._lost_at = True, None
+        self.connected, self._lost_at = True, None
 
     def _explanations(self, batch: Any) -> None:
         for message in batch.explanations:
@@ -163,7 +163,7 @@ class LiveState:
         """Count the connections in a row that were lost without an answer, as of the loss of this one."""
         if self._answered:
             return 0
-        return self._unanswered + (self._connected and self._sent > self._sent_before)
+        return self._unanswered + (self.connected and self._sent > self._sent_before)
 
     def _why_give_up(self, left_s: float, last: TonescopeError) -> TonescopeError | None:
         if left_s <= 0:

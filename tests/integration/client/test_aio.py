@@ -130,3 +130,16 @@ def test_an_asyncio_stream_too_fails_with_what_the_callers_own_code_raised_when_
                 await asyncio.wait_for(stream.receive(), 20)
 
     asyncio.run(run())
+
+
+def test_why_the_daemon_refuses_a_stream_is_told_however_much_is_waiting_to_be_sent(daemon: Daemon) -> None:
+    async def run() -> None:
+        async with tonescope.aio.connect(daemon.address) as aio:
+            for _ in range(20):  # a write that is under way when the refusal comes is a matter of luck
+                stream = aio.live(model="nobody")
+                for frame in frames(600):  # without a pause, so that all of it waits when the stream opens
+                    await stream.send(frame)
+                with pytest.raises(errors.UnknownModelError, match="nobody"):
+                    await stream.receive()
+
+    asyncio.run(run())
