@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import tonescope
-from tonescope.results import Explanation, Notice
-from tonescope_server.cli.band import prediction_text
+from tonescope.results import Explanation, Notice, TopTone
 from tonescope_server.cli.console import err, listed, out, plain, remark
 from tonescope_server.cli.remote import say_connection
 from tonescope_server.ingest.forwarder import Forwarder
@@ -160,19 +159,24 @@ def explanation_values(explanation: Explanation) -> dict[str, Any]:
 
 
 def explanation_line(explanation: Explanation) -> str:
-    """Say an explanation in one line, tones by their signed subcarrier index."""
-    where = f"node {explanation.node_id} window {explanation.window_index:>4}"
+    """Say an explanation in one line: what the model said, and the strongest tones by their signed index."""
+    where, said = f"node {explanation.node_id} window {explanation.window_index:>4}", explanation.prediction
     if explanation.problem is not None:
         return f"{where}  {explanation.problem}"
-    top = " ".join(
-        f"row {each.row}"
-        if each.tone is None or each.tone.subcarrier_index is None
-        else f"{each.tone.subcarrier_index:+d}"
-        for each in explanation.top
-    )
+    name = said.class_name or ("—" if said.class_index is None else f"class {said.class_index}")
+    sure = "" if said.probability is None else f" {said.probability:.0%}"
+    never = " (never trained)" if said.class_never_trained else ""
+    top = " ".join(_tone(each) for each in explanation.top)
     share = explanation.null_tone_share
     null = "—" if share is None else f"{share:.1%}"
-    return f"{where}  {prediction_text(explanation):<18}  top {top}  null {null}"
+    return f"{where}  {name + sure + never:<18}  top {top}  null {null}"
+
+
+def _tone(strong: TopTone) -> str:
+    tone = strong.tone
+    if tone is None or tone.subcarrier_index is None:
+        return (tone.name if tone is not None else "") or f"row {strong.row}"
+    return f"{tone.subcarrier_index:+d}"
 
 
 def status_line(counted: Mapping[str, Any]) -> str:
