@@ -134,7 +134,7 @@ def check_rows(series: Series, null: BoolArray) -> list[Finding]:
 def check_nodes(all_series: Sequence[Series], declared: Declared) -> list[Finding]:
     """Tell nodes that ought to send and do not, and nodes that fell silent before the others.
 
-    Frames whose time is not known say nothing of silence.
+    Frames whose time is not known, or is by a clock of the node's own, say nothing of silence.
     """
     seen = {series.node_id for series in all_series}
     found = [
@@ -156,7 +156,7 @@ def _silent(all_series: Sequence[Series]) -> list[Finding]:
     last: dict[int, float] = {}
     interval: dict[int, float] = {}
     for series in all_series:
-        if series.time_s is None or len(series) < FEWEST_FRAMES:
+        if series.time_s is None or not series.one_clock or len(series) < FEWEST_FRAMES:
             continue
         node = series.node_id
         last[node] = max(last.get(node, -np.inf), float(np.nanmax(series.time_s)))

@@ -33,6 +33,7 @@ class Series:
 
     Attributes:
         key: node, transmitter, antenna.
+        one_clock: whether ``time_s`` is of a clock that every node shares; else it counts from the node's own start.
     """
 
     amplitude: FloatArray
@@ -42,6 +43,7 @@ class Series:
     time_s: Float64Array | None = None
     rssi_dbm: Float64Array | None = None
     agc_gain: Float64Array | None = None
+    one_clock: bool = True
 
     def __len__(self) -> int:
         return len(self.amplitude)
@@ -152,6 +154,7 @@ def _series(key: StreamKey, amplitude: FloatArray, frames: list[Frame]) -> Serie
         _column([None if t is None else t / 1e9 for t in times]),
         _column([frame.rssi_dbm for frame in frames]),
         _column([frame.agc_gain for frame in frames]),
+        all(frame.capture_time_ns == frame.unix_time_ns for frame in frames),
     )
 
 

@@ -87,6 +87,12 @@ def test_a_node_that_falls_silent_is_told(amplitude, series_from, declared):
     assert finding.figures["silent_s"] == pytest.approx(5.0)
 
 
+def test_clocks_that_count_from_each_nodes_start_say_nothing_of_silence(amplitude, series_from, declared):
+    first = series_from(amplitude, node=1, time_s=np.arange(200) / 20, one_clock=False)
+    second = series_from(amplitude, node=2, time_s=900 + np.arange(200) / 20, one_clock=False)
+    assert frames.check_nodes([first, second], declared) == []
+
+
 def test_a_node_heard_at_two_lengths_is_silent_only_when_both_are(amplitude, series_from, declared):
     first = series_from(amplitude, node=1, time_s=np.arange(200) / 20)
     early = series_from(amplitude[:100], node=2, time_s=np.arange(100) / 20)
