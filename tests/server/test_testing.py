@@ -271,8 +271,10 @@ def test_parameters_may_be_given_to_make_a_method_cheap():
 
 def test_tiny_models_are_of_the_kinds_that_are_served():
     models = tiny_models()
-    assert {m.manifest.input.cell_order for m in models.values()} == {"tone_frame", "frame_tone", "feature"}
-    assert {len(m.input.shape) for m in models.values()} == {2, 3, 4}
+    orders = {"tone_frame", "frame_tone", "feature", "link_frame_component_tone"}
+    assert {m.manifest.input.cell_order for m in models.values()} == orders
+    assert {len(m.input.shape) for m in models.values()} == {2, 3, 4, 5}
+    assert models["complex"].cells.has_parts
     assert not models["scrambled"].cells.rows_are_tones
     assert models["conv_1d"].table.knows_nulls
     for model in models.values():

@@ -24,6 +24,7 @@ from tonescope_server.cli.identity import (
     declared_rows_of,
     declared_table,
     identity_table,
+    parts_of,
     parts_table,
     tone_text,
 )
@@ -219,13 +220,11 @@ def _cells_of(detail: tonescope.results.ModelDetail) -> CellMap:
 
 def show(found: list[Explanation], top: int) -> None:
     """Show a table of windows, and over all of them the strongest tones: as many as ``top`` says."""
-    table = Table("window", "node", "prediction", "score", "null share", "strongest tones", box=None)
+    table = Table("window", "node", "prediction", "score", "null share", "strongest", box=None)
     for each in found[:SHOWN]:
         tones = " ".join(tone_text(tone.tone, tone.row) for tone in each.top)
         share = null_share_text(each.null_tone_share, "")
-        table.add_row(
-            str(each.window_index), str(each.node_id), prediction_text(each), f"{each.score:.4g}", share, tones
-        )
+        table.add_row(str(each.window_index), _source(each), prediction_text(each), f"{each.score:.4g}", share, tones)
     out.print(table)
     if len(found) > SHOWN:
         out.print(f"… and {len(found) - SHOWN} more")
@@ -236,6 +235,11 @@ def show(found: list[Explanation], top: int) -> None:
         out.print(identity_table(found[0].tone_table, rows, {"mean |attribution|": mean}))
         if found[0].tone_table.rows_are == "features":
             remark(FEATURES)
+
+
+def _source(each: Explanation) -> str:
+    """Name the node, and the antenna where it has several."""
+    return f"{each.node_id}" if each.link is None else f"{each.node_id} link {each.link}"
 
 
 def show_parts(found: list[Explanation], top: int) -> None:
@@ -268,17 +272,25 @@ def strongest(found: list[Explanation], top: int) -> str:
 
 
 def _draw(found: list[Explanation], window: int, cells: CellMap, values: Any, file: Path, path: Path) -> None:
-    from tonescope_server.cli.pictures import Band, band_picture, map_picture  # matplotlib takes its time to import
+    from tonescope_server.cli.pictures import (
+        Band,
+        band_picture,
+        map_picture,
+        parts_picture,
+    )  # matplotlib takes its time to import
 
     if window >= len(found):
         raise ParameterError(f"--window: expected at most {len(found) - 1}, got {window}")
     each = found[window]
     band = Band(
-        title=f"{prediction_text(each)}: which tones made the model say that",
+        title=f"{prediction_text(each)}: which {each.tone_table.rows_are} made the model say that",
         subtitle=f"{file.name}, window {window} · {each.method} · target {_target_text(each)} = {each.score:.4g}",
         table=each.tone_table,
         tones=each.tones,
     )
+    if each.parts is not None and cells.has_parts:
+        parts_picture(band, parts_of(each), path)
+        return
     if each.cells is None or cells.cell_order == "feature":
         band_picture(band, path)
         return

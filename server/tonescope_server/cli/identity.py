@@ -108,6 +108,17 @@ def declared_table(found: Sequence[Explanation], cells: CellMap, top: int) -> Ta
     return shown
 
 
+def parts_of(each: Explanation) -> list[tuple[str, npt.NDArray[Any]]]:
+    """List what each antenna link and component has of every tone's attribution, by name."""
+    table, parts = each.tone_table, np.asarray(each.parts)
+    links, components = table.links or ("",), table.components or ("",)
+    return [
+        (" ".join(word for word in (link, component) if word), parts[i, k])
+        for i, link in enumerate(links)
+        for k, component in enumerate(components)
+    ]
+
+
 def parts_table(found: Sequence[Explanation], top: int) -> Table | None:
     """List the antenna links and components with their share of Σ|attribution| and their strongest tones."""
     parts = [np.asarray(each.parts) for each in found if each.parts is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ DIVERGING = "RdBu"
 NULL_PATCH: dict[str, Any] = {"facecolor": "#f2f2f2", "edgecolor": "#c4c4c4", "hatch": "////", "lw": 0}
 MISSING_PATCH: dict[str, Any] = {"facecolor": "white", "edgecolor": "#cccccc", "hatch": "..", "lw": 0}
 DPI = 150
+MOST_NAMES = 40
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,35 @@ def band_figure(band: Band) -> Figure:
         _draw_bars(each, band, tones)
         _label_frequency(each, tones, field_name=tones[0].training_field if len(fields) > 1 else "")
     axes[0].set_ylabel(band.unit)
+    _headline(figure, band)
+    _legend(figure, band)
+    return figure
+
+
+def parts_picture(band: Band, parts: Sequence[tuple[str, npt.NDArray[Any]]], path: Path) -> None:
+    """Draw a band for each part of the attribution, named, one below the other, and write it to ``path``."""
+    _save(parts_figure(band, parts), path)
+
+
+def parts_figure(band: Band, parts: Sequence[tuple[str, npt.NDArray[Any]]]) -> Figure:
+    """Draw a band for each part of the attribution, such as an antenna link or a component.
+
+    Shapes:
+        each part ``(n_tones,)``, in the order of the table's rows.
+    """
+    fields = _fields(band.table)
+    figure = Figure(figsize=(10, 2.2 + 2.2 * len(parts)), dpi=DPI, layout="constrained")
+    grid: Any = figure.subplots(len(parts), len(fields), squeeze=False, sharex="col", sharey=True)
+    for row, (name, values) in enumerate(parts):
+        part = replace(band, tones=values, error=None)
+        for column, tones in enumerate(fields):
+            axes = grid[row][column]
+            _draw_bars(axes, part, tones)
+            if row == 0:
+                _label_frequency(axes, tones, tones[0].training_field if len(fields) > 1 else "", below=False)
+            if row == len(parts) - 1:
+                axes.set_xlabel(_index_label(tones))
+        grid[row][0].set_ylabel(f"{name}\n{band.unit}")
     _headline(figure, band)
     _legend(figure, band)
     return figure
@@ -206,7 +236,7 @@ def _missing(tones: Sequence[Tone]) -> set[int]:
 
 def _index_label(tones: Sequence[Tone]) -> str:
     if any(tone.name for tone in tones):
-        return "feature (row)"
+        return "feature" if len(tones) <= MOST_NAMES else "feature (row)"
     known = all(tone.subcarrier_index is not None for tone in tones)
     return "subcarrier index (DC = 0)" if known else "row (tone identity unknown)"
 
@@ -215,6 +245,8 @@ def _label_frequency(axes: Axes, tones: Sequence[Tone], field_name: str, below: 
     """Label the index below and, where it is known, the offset in MHz above."""
     if below:
         axes.set_xlabel(_index_label(tones))
+    if any(tone.name for tone in tones) and len(tones) <= MOST_NAMES:
+        axes.set_xticks([_x(tone) for tone in tones], [tone.name for tone in tones], rotation=30, ha="right")
     name = f"{field_name.upper().replace('_', '-')}: " if field_name else ""
     spacing = _spacing_mhz(tones)
     if spacing is None:

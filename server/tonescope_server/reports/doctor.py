@@ -13,7 +13,7 @@ from enum import StrEnum
 import numpy as np
 
 from tonescope_server.checks import Finding, Severity
-from tonescope_server.checks.attribution import NULL_TONE_SHARE
+from tonescope_server.checks.attribution import NULL_TONE_SHARE, check_null_share
 from tonescope_server.checks.predictions import check_confidence
 from tonescope_server.checks.results import Answers, check_answers
 from tonescope_server.checks.weights import FEWEST_ROWS, NULL_ROWS_TRAINED, RowWeights, check_weights, row_weights
@@ -190,13 +190,27 @@ def _check_attribution(trial: Trial | None, model: Model) -> list[Finding]:
     if trial is None:
         return []
     declared, best = trial.declared, trial.best
+    if model.cells.has_parts:
+        return _of_parts(trial, model)
     if declared is None:  # engineered features are no tones: nothing is missing
-        return [] if model.cells.cell_order == FEATURE or model.cells.has_parts else [_layout_unknown(trial, model)]
+        return [] if model.cells.cell_order == FEATURE else [_layout_unknown(trial, model)]
     physical = best or declared
     shares = [tried.share_now or 0.0 for tried in (declared, physical)]
     if max(shares) > MOST_SHARE:
         return [_on_nulls(trial, declared, physical)]
     return _order_doubted(trial, declared)
+
+
+def _of_parts(trial: Trial, model: Model) -> list[Finding]:
+    """Check the attribution of windows of components or links as declared, and say that no other order was tried."""
+    cells = model.cells
+    attribution = trial.now.attribution.reshape(-1, *cells.shape)
+    message = "windows hold components or links: other cell orders and layouts were not tried"
+    remedy = f'see that input.cell_order = "{cells.cell_order}" is how the training windows lay'
+    return [
+        *check_null_share(cells.fold(attribution), attribution, cells),
+        Finding(NOT_CHECKED, Severity.NOTE, message, remedy),
+    ]
 
 
 def _on_nulls(trial: Trial, declared: Tried, physical: Tried) -> Finding:

@@ -25,9 +25,10 @@ def tiny_models() -> Mapping[str, Model]:
       was never trained;
     - ``conv_2d``: an image of 1 × 8 × 12, with batch normalisation and max pooling;
     - ``scrambled``: declared 10 × 5 and called tones by frames, but written frame by frame; smooth;
-    - ``mlp``: 12 features without frames; smooth, a regression.
+    - ``mlp``: 12 features without frames; smooth, a regression;
+    - ``complex``: 4 frames of I and Q of two antenna links on 56 tones, some of them null tones; smooth.
     """
-    makers = {"conv_1d": _conv_1d, "conv_2d": _conv_2d, "scrambled": _scrambled, "mlp": _mlp}
+    makers = {"conv_1d": _conv_1d, "conv_2d": _conv_2d, "scrambled": _scrambled, "mlp": _mlp, "complex": _complex}
     return {name: _loaded(name, *make()) for name, make in makers.items()}
 
 
@@ -139,6 +140,20 @@ def _mlp() -> tuple[ir.Model, str]:
         """
         input = { cell_order = "feature" }
         outputs = [{ name = "keypoints", kind = "regression" }]
+    """,
+    )
+
+
+def _complex() -> tuple[ir.Model, str]:
+    net = _Net(2, 4, 2, 56, seed=21)
+    flat = net.op("Flatten", net.x, axis=1)
+    hidden = net.op("Tanh", net.dense(flat, 896, 6))
+    return (
+        net.model(logits=(net.dense(hidden, 6, 3), 3)),
+        """
+        input = { quantity = "complex", links = ["rx0", "rx1"], cell_order = "link_frame_component_tone" }
+        tones = { layout = "ruview56", channel = 6 }
+        outputs = [{ name = "logits", kind = "logits" }]
     """,
     )
 

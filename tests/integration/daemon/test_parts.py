@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import tonescope
+from tests.linear import write_linear
 from tonescope_server.config import Config
 from tonescope_server.csi.quantities import Phase, PhaseReader
 from tonescope_server.csi.tones import tone_table
 
 from ..conftest import RunningDaemon
-from .stores import write_linear
 
 N_FRAMES, N_TONES = 4, 56
 RANDOM = np.random.default_rng(17)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import tonescope
+from tests.linear import write_linear
 
 from ..conftest import RunningDaemon
-from .stores import write_linear
 
 RANDOM = np.random.default_rng(11)
 SCRAMBLED = RANDOM.standard_normal((56, 20)).astype(np.float32)
