@@ -1,7 +1,7 @@
 """NumPy files of frames: ``.npy`` with the values alone, ``.npz`` with arrays of what else is known beside them.
 
-Windows in NumPy files are another thing, and are not read here: a file is taken for frames only where the
-format is named, or where the array of a ``.npz`` file is called ``csi`` or ``frames``.
+Windows in NumPy files are another thing, and are not read here: a file is recognised only where an array of a
+``.npz`` file is called ``csi`` or ``frames``; any other is read where the format is named.
 """
 
 from __future__ import annotations
