@@ -25,6 +25,7 @@ COMMANDS = {
     "saliency": "tonescope_server.cli.saliency:saliency",
     "inspect": "tonescope_server.cli.inspection:inspect",
     "doctor": "tonescope_server.cli.doctor:doctor",
+    "tones": "tonescope_server.cli.tones:tones",
     "models": "tonescope_server.cli.models:models",
     "methods": "tonescope_server.cli.methods:methods",
 }

@@ -174,8 +174,8 @@ def rows_left_out(model: Model, raw: FloatArray) -> dict[int, Left]:
     Shapes:
         raw: ``[n, *input shape]``, before normalisation.
     """
-    frames = model.cells.frames(raw).reshape(-1, model.cells.n_tones)
-    constant = np.ptp(frames, axis=0) == 0
+    columns = model.cells.frames(raw).reshape(-1, model.cells.n_columns)
+    constant = (np.ptp(columns, axis=0) == 0).reshape(-1, model.cells.n_tones).all(axis=0)
     left: dict[int, Left] = {}
     for tone in model.table:
         if tone.kind is ToneKind.NULL:

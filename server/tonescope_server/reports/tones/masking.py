@@ -243,11 +243,14 @@ def _r_squared(full: FloatArray, outputs: Callable[[BoolArray], FloatArray]) -> 
 
 
 def _filling(explainer: Explainer, cells: FloatArray, fill: Fill) -> npt.NDArray[np.float32]:
-    """Return what stands in place of masked cells: ``[1, n_cells]``, the same for all windows."""
+    """Return what stands in place of masked cells: ``[1, n_cells]``, the same for all windows.
+
+    The mean is of each tone's own, over windows and frames; where a tone has several components or links, of each.
+    """
     model = explainer.model
-    if fill is Fill.BASELINE:
-        stated = model.manifest.baseline
-        tones = np.asarray(stated.tones or np.full(model.cells.n_tones, stated.value), np.float32)
-    else:
-        tones = model.cells.frames(cells).mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    if fill is Fill.MEAN:
+        columns = model.cells.frames(cells).mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+        return model.cells.arrange(np.tile(columns, (model.cells.n_frames, 1))).reshape(1, -1)
+    stated = model.manifest.baseline
+    tones = np.asarray(stated.tones or np.full(model.cells.n_tones, stated.value), np.float32)
     return tones[model.cells.tone_of_cell][None]
