@@ -136,11 +136,10 @@ def test_what_was_recorded_can_be_replayed(start, daemon: Daemon, tmp_path: Path
     gateway.wait_for_status(lambda status: status["forwarded"]["explained"] == 28)
     gateway.stop()
     command = [*COMMAND[:-1], "replay", str(copy), "--server", daemon.address, "--model", "tiny"]
-    done = subprocess.run(
-        [*command, "--as-fast-as-possible"], capture_output=True, text=True, timeout=60, check=True
-    ).stdout
-    assert "60 of 60 frames used (skipped: none); 28 windows, 28 explained, 0 dropped, 0 failed; 0 gaps" in done
-    assert "records without a frame: 1 sync" in done
+    done = subprocess.run([*command, "--as-fast-as-possible"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "60 of 60 frames used (skipped: none); 28 windows, 28 explained, 0 dropped, 0 failed; 0 gaps" in done.stdout
+    assert "records without a frame: 1 sync" in done.stdout
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
