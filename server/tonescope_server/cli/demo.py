@@ -24,7 +24,7 @@ from tonescope_server.cli.identity import tone_text
 from tonescope_server.cli.pace import Played, play
 from tonescope_server.cli.recordings import open_file
 from tonescope_server.cli.remote import daemon, model_name
-from tonescope_server.cli.saliency import METHOD, Kind, draw, report_of
+from tonescope_server.cli.saliency import METHOD, Kind, Made, draw, report_of
 from tonescope_server.cli.watch import show
 from tonescope_server.demo import PLANTED_ROWS, recording_path, store_path
 from tonescope_server.engine.explainer import installed_plugins
@@ -47,6 +47,7 @@ def demo(
     recording = open_file(recording_path(), installed_plugins())
     with own_daemon(store_path()) as address, daemon(address) as client:
         name = model_name(client, "")
+        window = client.model(name).manifest["window"]
         remark(f"daemon at {address}, model {name}, recording {recording.name}")
         played = Played()
         stream = client.live(
@@ -62,7 +63,8 @@ def demo(
         counts, findings = stream.counts, findings_told(heard)
     if not found:
         raise ConfigurationError("demo: expected explanations of the bundled recording, got none")
-    report = report_of(Kind.COUNT, name, found) | {"findings": section(findings)}
+    report = report_of(Kind.COUNT, name, found, Made(window["frames"], window["hop"]))
+    report["findings"] = section(findings)
     write_json(report, out_folder / "saliency.json")
     draw(report, found, recording.name, out_folder / "attribution.png", PLANTED_ROWS)
     out.print(f"{counts.sent} frames sent, {len(found)} windows explained, {counts.dropped} dropped")

@@ -129,7 +129,7 @@ def explain(
         findings = findings_here(explainer, file, format, normalise, method, found)
         if png is None:
             found = [replace(each, cells=None) for each in found]
-        for text in explainer.model.warnings:
+        for text in explainer.model.warnings_for(normalise):
             remark(f"warning: {text}")
         drawn = explainer.model.cells, _values(jobs, window)
     if json is not None:

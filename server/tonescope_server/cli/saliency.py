@@ -6,6 +6,7 @@ The keys are those of the report that WiFi-sensing tools already read; the ident
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,11 +40,12 @@ from tonescope_server.csi.frames import Frame
 from tonescope_server.engine.targets import TargetLike
 from tonescope_server.errors import ParameterError
 from tonescope_server.live.messages import Job
-from tonescope_server.types import Target
+from tonescope_server.types import Target, TargetKind
 
 METHOD = "subcarrier_saliency"
 TOP_K = (8, 16, 32)
 _LABEL = "n_persons_mode"
+PREDICTED = "predicted"
 
 
 class Kind(StrEnum):
@@ -86,12 +88,14 @@ def saliency(
     target = target_of(kind, explainer, recording, jobs)
     found = explain_here(explainer, jobs, METHOD, target, {})
     findings = findings_here(explainer, file, format, normalise, METHOD, found) + _on_confidence(target, found)
-    report = report_of(kind, str(model), found) | {"findings": section(findings)}
+    window = explainer.model.manifest.window
+    report = report_of(kind, str(model), found, Made(window.frames, hop or window.hop, _label_of(target)))
+    report["findings"] = section(findings)
     write_json(report, out_file)
     if png is not None:
         draw(report, found, file.name, png)
     if str(out_file) != "-":
-        _say(report, found, explainer, out_file)
+        _say(report, found, explainer.model.warnings_for(normalise), out_file)
         show_findings(findings)
 
 
@@ -119,6 +123,13 @@ def target_of(kind: Kind, explainer: Explainer, recording: Recording | None, job
         return Target.mean()
     labels = _labels(recording, jobs) if recording is not None else None
     return Target.negative_log_likelihood(labels)
+
+
+def _label_of(target: TargetLike) -> str:
+    """Say what the loss takes as right; "" where it is no such loss."""
+    if not isinstance(target, Target) or target.kind is not TargetKind.NEGATIVE_LOG_LIKELIHOOD:
+        return ""
+    return _LABEL if isinstance(target.index, np.ndarray) else PREDICTED
 
 
 def _labels(recording: Recording, jobs: Sequence[Job]) -> npt.NDArray[np.int64] | None:
@@ -151,14 +162,30 @@ def _on_confidence(target: TargetLike, found: Sequence[Explanation]) -> list[Fin
     return check_confidence(np.array(confidence, dtype=np.float64), right)
 
 
-def report_of(kind: Kind, model: str, found: Sequence[Explanation]) -> dict[str, Any]:
-    """Build the report."""
+@dataclass(frozen=True)
+class Made:
+    """What explanations do not say of how they were made.
+
+    Attributes:
+        frames: in a window; ``hop``: from one window of a stream to the next.
+        label: what the loss takes as right: a field of the file, or the prediction; "" where it is no such loss.
+    """
+
+    frames: int
+    hop: int
+    label: str = PREDICTED
+
+
+def report_of(kind: Kind, model: str, found: Sequence[Explanation], made: Made) -> dict[str, Any]:
+    """Build the report: the keys that others read, and beside them who the tones are and how it was made."""
     mean = np.stack([each.tones for each in found]).astype(np.float64).mean(axis=0)
     ranking = np.argsort(-mean, kind="stable").tolist()
     table = found[0].tone_table
     nulls = list(table.null_rows)
     total = float(np.abs(mean).sum())
     average = float(mean.mean())
+    first = found[0]
+    loss = next(name for name in first.target if name != "output")
     return {
         "kind": str(kind),
         "model": model,
@@ -178,6 +205,13 @@ def report_of(kind: Kind, model: str, found: Sequence[Explanation]) -> dict[str,
         "centre_mhz": table.centre_mhz,
         "tones": plain(table.tones),
         "null_tone_share": float(np.abs(mean[nulls]).sum()) / total if nulls and total else None,
+        "model_digest": first.model_digest,
+        "method": first.method,
+        "parameters": plain(first.parameters),
+        "rule_set": first.rule_set,
+        "target": {"output": first.target["output"], "kind": loss, "label": made.label or None},
+        "normalisation": first.normalisation,
+        "window": {"frames": made.frames, "hop": made.hop},
     }
 
 
@@ -203,7 +237,7 @@ def draw(
     )
 
 
-def _say(report: dict[str, Any], found: Sequence[Explanation], explainer: Explainer, path: Path) -> None:
+def _say(report: dict[str, Any], found: Sequence[Explanation], warnings: Sequence[str], path: Path) -> None:
     table = found[0].tone_table
     named = [f"{tone_text(table.tones[row], row)} (row {row})" for row in report["top_k_subcarriers"]["8"]]
     say(f"top 8 of {len(table)} tones over {len(found)} windows: {', '.join(named)}")
@@ -214,6 +248,6 @@ def _say(report: dict[str, Any], found: Sequence[Explanation], explainer: Explai
     share = report["null_tone_share"]
     if share is not None:
         out.print(f"on tones that carry no signal: {share:.1%}")
-    for text in explainer.model.warnings:
+    for text in warnings:
         remark(f"warning: {text}")
     remark(f"wrote {path}")

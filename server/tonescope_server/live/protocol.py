@@ -95,7 +95,7 @@ def negotiate(options: Options, model: Model, most_windows: int) -> Agreement:
         overload=options.overload,
         latency_budget_s=options.latency_budget_s,
         want=replace(options.want, top_k=min(options.want.top_k or TOP_K, model.cells.n_tones)),
-        warnings=(*warnings, *(Warned("MODEL", text) for text in model.warnings)),
+        warnings=(*warnings, *(Warned("MODEL", text) for text in model.warnings_for(options.normalisation))),
     )
 
 

@@ -25,6 +25,7 @@ Positive = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-fA-F]{64})?$")]
 OutputKind = Literal["logits", "probabilities", "regression"]
+NORMALISATION_GUESS = 'normalisation.kind is taken to be "none": nothing says how the training data was normalised'
 S = TypeVar("S", bound="Section")
 
 
@@ -318,9 +319,7 @@ class Manifest(Section):
         frames = self._infer_frames(window_input, layouts or {}, warnings)
         tones = self._infer_tones(math.prod(shape) // (frames * self.input.parts), layouts or {}, warnings)
         if not self.normalisation.states("kind"):
-            warnings.append(
-                'normalisation.kind is taken to be "none": nothing says how the training data was normalised'
-            )
+            warnings.append(NORMALISATION_GUESS)
         resolved = self.filled(
             input=window_input,
             tones=tones,

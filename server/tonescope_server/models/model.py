@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from tonescope_server.csi.cells import CellMap
 from tonescope_server.csi.tones import ToneTable
-from tonescope_server.models.manifest import Manifest
+from tonescope_server.models.manifest import NORMALISATION_GUESS, Manifest
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,14 @@ class Model:
     table: ToneTable
     cells: CellMap
     warnings: tuple[str, ...] = ()
+
+    def warnings_for(self, normalise: str | None) -> tuple[str, ...]:
+        """Return the warnings that hold for a request: what it says itself is not guessed.
+
+        Args:
+            normalise: the normalisation that was asked for; "" or None where that was left to the manifest.
+        """
+        return tuple(text for text in self.warnings if not (normalise and text == NORMALISATION_GUESS))
 
 
 def output_specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:

@@ -143,7 +143,7 @@ def examine(explainer: Explainer, data: Dataset, normalise: str = "", hop: int =
         found += [(Area.PREDICTIONS, f) for f in _check_predictions(prediction, windows, trial, model, sound)]
         found += [(Area.NORMALISATION, f) for f in _check_normalisation(explainer, data, prediction, normalise, hop)]
     found += [(Area.DATA, f) for f in _check_amount(data, windows, model)]
-    found += [(Area.MANIFEST, f) for f in _guesses(model)]
+    found += [(Area.MANIFEST, f) for f in _guesses(model, normalise)]
     best = trial.best.reading if trial is not None and trial.best is not None else None
     agree = _weights_agree(on_weights, weights, model)
     entries = []
@@ -336,9 +336,10 @@ def _mostly(prediction: Prediction) -> str:
 # -- manifest ------------------------------------------------------------------------------------------------------
 
 
-def _guesses(model: Model) -> list[Finding]:
+def _guesses(model: Model, normalise: str) -> list[Finding]:
     """Note what the manifest leaves to guesses."""
-    return [Finding(MANIFEST_GUESSED, Severity.NOTE, text, "state it in model.toml") for text in model.warnings]
+    guesses = model.warnings_for(normalise)
+    return [Finding(MANIFEST_GUESSED, Severity.NOTE, text, "state it in model.toml") for text in guesses]
 
 
 def _weights_agree(on_weights: Sequence[Finding], weights: RowWeights | None, model: Model) -> bool | None:

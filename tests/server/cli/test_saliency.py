@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,9 @@ import pytest
 
 from tonescope_server import Explainer, Target
 from tonescope_server.cli import console
+from tonescope_server.cli.demo import own_daemon
 from tonescope_server.cli.saliency import spread
-from tonescope_server.demo import PLANTED_ROWS
+from tonescope_server.demo import PLANTED_ROWS, store_path
 
 RUVIEW = "real/ruview"
 
@@ -22,6 +25,7 @@ def test_the_keys_are_those_of_the_published_report_with_tone_identity(run, reco
     assert list(report)[: len(published)] == list(published)
     assert set(report) - set(published) == {
         "tone_layout", "rows_are", "centre_mhz", "tones", "null_tone_share", "findings",
+        "model_digest", "method", "parameters", "rule_set", "target", "normalisation", "window",
     }  # fmt: skip
     assert list(report["top_k_subcarriers"]) == list(published["top_k_subcarriers"])
     assert list(report["saliency_summary"]) == list(published["saliency_summary"])
@@ -46,6 +50,44 @@ def test_the_numbers_are_the_mean_statistic_and_agree_with_each_other(run, recor
 def test_at_least_four_fifths_of_the_top_eight_tones_are_planted(run, recording: Path) -> None:
     top = run("saliency", recording, "-o", "-").json["top_k_subcarriers"]["8"]
     assert sum(row in PLANTED_ROWS for row in top) >= 0.8 * 8
+
+
+def test_the_report_says_how_it_was_made(run, recording: Path, tiny_store: Path, write_jsonl) -> None:
+    stated = store_path() / "people_count" / "1"
+    made = run("saliency", recording, "--normalise", "recording", "--hop", 5, "-o", "-").json
+    assert made["model_digest"] == hashlib.sha256((stated / "people_count.safetensors").read_bytes()).hexdigest()
+    assert (made["method"], made["parameters"], made["rule_set"]) == ("subcarrier_saliency", {}, "standard")
+    assert made["target"] == {"output": "count_logits", "kind": "negative_log_likelihood", "label": "predicted"}
+    assert made["normalisation"] == "recording"
+    assert made["window"] == {"frames": 20, "hop": 5}
+    plain = run("saliency", recording, "-o", "-").json
+    assert plain["normalisation"] == "manifest"
+    assert plain["window"] == {"frames": 20, "hop": 10}
+    labelled = [{"csi": [1.0] * 224, "csi_shape": [56, 4], "n_persons_mode": n % 2, "kp": []} for n in range(4)]
+    paired = run("saliency", write_jsonl(labelled), "-m", "tiny", "--store", tiny_store, "-o", "-").json
+    assert paired["target"] == {"output": "logits", "kind": "negative_log_likelihood", "label": "n_persons_mode"}
+    assert paired["normalisation"] == "none"
+
+
+@pytest.mark.parametrize("command", ["saliency", "explain", "replay"])
+def test_what_an_option_says_is_not_told_as_a_guess(
+    run, command: str, tiny_store: Path, tmp_path: Path, write_jsonl
+) -> None:
+    (tmp_path / "store").mkdir()
+    bare = shutil.copy(tiny_store / "tiny" / "model.onnx", tmp_path / "store" / "bare.onnx")
+    random = np.random.default_rng(3)
+    frames = write_jsonl([{"sequence": i, "subcarriers": (random.random(56) + 1).tolist()} for i in range(12)])
+    with own_daemon(tmp_path / "store") as address:
+        asked: tuple[object, ...] = ("--model", bare)
+        if command == "saliency":
+            asked = (*asked, "-o", tmp_path / "saliency.json")
+        if command == "replay":
+            asked = ("--server", address, "--as-fast-as-possible")
+        told = {kind: run(command, frames, *asked, *kind) for kind in ((), ("--normalise", "recording"))}
+    for kind, ran in told.items():
+        assert ran.code == 0, ran.err
+        assert ("normalisation.kind is taken to be" in ran.err) is (not kind)
+        assert "input.cell_order is taken to be" in ran.err
 
 
 def test_max_samples_takes_windows_evenly_spread() -> None:

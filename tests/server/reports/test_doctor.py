@@ -138,6 +138,8 @@ def test_windows_that_were_normalised_row_by_row_in_the_wrong_order_cannot_be_me
 
 def test_what_the_manifest_leaves_to_guesses_is_noted(count_v1, demo_model, write):
     assert found(examine(count_v1, read_dataset(write("rec"), count_v1)), Severity.NOTE).count("MANIFEST_GUESSED") == 4
+    told = found(examine(count_v1, read_dataset(write("rec"), count_v1), "recording"), Severity.NOTE)
+    assert told.count("MANIFEST_GUESSED") == 3
     assert "MANIFEST_GUESSED" not in found(examine(demo_model, read_dataset(recording_path(), demo_model)))
 
 
