@@ -6,6 +6,7 @@ through the hook ``tonescope_decoders``. Nothing here imports a format.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ from tonescope_server.csi.layouts import DetectedLayout, FrameKind, kind_of, sur
 from tonescope_server.errors import EmptyRecordingError, RecordingError, UnknownFormatError
 
 _HEAD_BYTES = 262_144
+_MOST_SHOWN = 3  # kinds of records that are none, each by its first one
 
 
 class Decoder(Protocol):
@@ -130,12 +132,16 @@ def _choose(path: Path, head: bytes, decoders: Mapping[str, Decoder], format: st
 
 
 def _need_a_frame(recording: Recording) -> None:
-    skipped: dict[str, int] = {}
+    skipped: Counter[str] = Counter()
+    first: dict[str, str] = {}
     for item in recording:
         if isinstance(item, Frame):
             return
-        skipped[item.kind] = skipped.get(item.kind, 0) + 1
+        skipped[item.kind] += 1
+        first.setdefault(item.kind, item.message)
     got = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items())) or "nothing"
+    # The whole file is of no use, so the reader wants to know what is wrong with it, and where to look.
+    shown = "".join(f"; {first[kind]}" for kind, _ in skipped.most_common(_MOST_SHOWN))
     raise EmptyRecordingError(
-        f"recording {recording.name!r} ({recording.format}): expected at least one usable frame, got {got}"
+        f"recording {recording.name!r} ({recording.format}): expected at least one usable frame, got {got}{shown}"
     )

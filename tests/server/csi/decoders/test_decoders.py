@@ -158,6 +158,20 @@ def test_a_recording_without_a_usable_frame_says_what_it_has(tmp_path: Path):
         open_recording(path, DECODERS)
 
 
+def test_a_recording_without_a_usable_frame_says_what_is_wrong_with_the_first_of_each_kind(tmp_path: Path):
+    short = b'{"csi": [1, 2, 3, 4, 5], "csi_shape": [3, 2]}\n'
+    long = b'{"csi": [1, 2, 3, 4, 5, 6, 7], "csi_shape": [3, 2]}\n'
+    path = tmp_path / "paired.jsonl"
+    path.write_bytes(short * 20 + long)
+    with pytest.raises(EmptyRecordingError) as caught:
+        open_recording(path, DECODERS)
+    expected = "paired record: expected 6 numbers for csi_shape [3, 2], got"
+    assert str(caught.value) == (
+        "recording 'paired.jsonl' (ruview_paired): expected at least one usable frame, got 1 corrupt, 20 short; "
+        f"paired.jsonl:1: {expected} 5; paired.jsonl:21: {expected} 7"
+    )
+
+
 def test_a_file_that_is_not_there_is_reported_by_name(tmp_path: Path):
     with pytest.raises(RecordingError, match="'missing': cannot be read: No such file"):
         open_recording(tmp_path / "missing", DECODERS)
