@@ -39,6 +39,7 @@ from tonescope_server.services.in_process import client_table
 from tonescope_server.types import Target
 
 SHOWN = 16
+MOST_LIKELY_CHANCE = 0.05
 _ABOUT_RANKING = (
     "P K: the probability of being among the K most important tones; ranks: where nine draws in ten put it."
 )
@@ -180,6 +181,9 @@ def show(found: Choice) -> None:
     out.print()
     out.print(curve_text(found.curve), markup=False, soft_wrap=True)
     out.print(_curve_table(found.curve))
+    out.print()
+    for text in verdicts(found):
+        out.print(text, markup=False, soft_wrap=True)
 
 
 def headline(found: Choice) -> str:
@@ -196,6 +200,22 @@ def headline(found: Choice) -> str:
         f"{said}; errors and probabilities are over windows (over recordings from {FEWEST_RECORDINGS} on), "
         "and say nothing of another room or day."
     )
+
+
+def verdicts(found: Choice) -> list[str]:
+    """Say for each K whether the ranking is worth going by: whether random tones would have done as well."""
+    curve, said = found.curve, []
+    for k in found.plan.ks:
+        at = curve.ks.index(k)
+        random = curve.random[:, at].mean()
+        is_all = k == curve.ks[-1]
+        better = curve.p_value[at] <= MOST_LIKELY_CHANCE
+        judged = "these are all there are" if is_all else "better than chance" if better else "no better than chance"
+        said.append(
+            f"K = {k}: {curve.chosen[at]:.3f} with the chosen tones, {random:.3f} with random ones "
+            f"(p = {curve.p_value[at]:.3f}): {judged}"
+        )
+    return said
 
 
 def curve_text(curve: Curve) -> str:

@@ -55,6 +55,16 @@ def test_stability_and_the_curve_are_told_below_it(chosen) -> None:
     assert "Agreement with the class predicted from all tones with K tones, the others held at the baseline" in ran.out
 
 
+def test_a_verdict_for_each_k_says_whether_random_tones_would_have_done_as_well(run, recording, tmp_path) -> None:
+    ran = run("tones", "people_count", recording, "--k", "1,24,52", "--random", 60, "--out", tmp_path)
+    one, many, every = ran.out.splitlines()[-3:]
+    assert one.startswith("K = 1: ")
+    assert one.endswith(": no better than chance")
+    assert many.startswith("K = 24: ")
+    assert many.endswith(": better than chance")
+    assert every == "K = 52: 1.000 with the chosen tones, 1.000 with random ones (p = 1.000): these are all there are"
+
+
 def test_a_mask_file_for_each_k_holds_planted_tones_first_and_no_null_tone(chosen) -> None:
     _, folder = chosen
     masks = {k: json.loads((folder / f"mask-{k}.json").read_text()) for k in (8, 16, 32)}
