@@ -210,7 +210,7 @@ def verdicts(found: Choice) -> list[str]:
         random = curve.random[:, at].mean()
         is_all = k == curve.ks[-1]
         better = curve.p_value[at] <= MOST_LIKELY_CHANCE
-        judged = "these are all there are" if is_all else "better than chance" if better else "no better than chance"
+        judged = "these are all there are" if is_all else "better than chance" if better else "not told from chance"
         said.append(
             f"K = {k}: {curve.chosen[at]:.3f} with the chosen tones, {random:.3f} with random ones "
             f"(p = {curve.p_value[at]:.3f}): {judged}"

@@ -59,7 +59,7 @@ def test_a_verdict_for_each_k_says_whether_random_tones_would_have_done_as_well(
     ran = run("tones", "people_count", recording, "--k", "1,24,52", "--random", 60, "--out", tmp_path)
     one, many, every = ran.out.splitlines()[-3:]
     assert one.startswith("K = 1: ")
-    assert one.endswith(": no better than chance")
+    assert one.endswith(": not told from chance")
     assert many.startswith("K = 24: ")
     assert many.endswith(": better than chance")
     assert every == "K = 52: 1.000 with the chosen tones, 1.000 with random ones (p = 1.000): these are all there are"
