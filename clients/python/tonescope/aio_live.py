@@ -65,6 +65,7 @@ class AsyncLiveStream:
     async def cancel(self) -> None:
         """End the stream at once; what was not answered stays unanswered."""
         self._state.finished = self._state.no_more_input = True
+        self._state.account()
         current = asyncio.current_task()
         others = [task for task in self._tasks if task is not current]
         for task in others:
@@ -84,7 +85,7 @@ class AsyncLiveStream:
 
     @property
     def summary(self) -> Summary | None:
-        """The daemon's own counts; None until the end. They begin anew with every connection."""
+        """The daemon's own counts, of all connections that it summed up; None until the first one's end."""
         return self._state.summary
 
     def notices(self) -> list[Notice]:

@@ -32,7 +32,7 @@ class LiveStream:
     Attributes:
         counts: what became of everything that was sent.
         opened: what was negotiated; None until the daemon answered.
-        summary: the daemon's own counts; None until the end.
+        summary: the daemon's own counts, of all connections that it summed up: see ``counts.unaccounted``.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class LiveStream:
         """End the stream at once; what was not answered stays unanswered."""
         with self._changed:
             self._cancelled = self._state.finished = True
+            self._state.account()
             self._state.no_more_input = True
             self._changed.notify_all()
             call = self._call
@@ -126,7 +127,7 @@ class LiveStream:
 
     @property
     def summary(self) -> Summary | None:
-        """The daemon's own counts; None until the end. They begin anew with every connection."""
+        """The daemon's own counts, of all connections that it summed up; None until the first one's end."""
         return self._state.summary
 
     def notices(self) -> list[Notice]:

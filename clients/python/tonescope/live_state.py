@@ -59,26 +59,28 @@ class LiveState:
         self.unread: deque[Explanation] = deque()
         self.notices: deque[Notice] = deque(maxlen=_NOTICES)
         self.opened: Opened | None = None
-        self.summary: Summary | None = None
         self.error: TonescopeError | None = None
         self.table = ToneTable("")
         self.draining = False
         self.no_more_input = False
         self.finished = False
         self._sent_before = 0
+        self._summary: Summary | None = None
+        self._summary_before: Summary | None = None
+        self._next_index = self._first_index = 0
         self._on_connection = on_connection
         self._untold: deque[ConnectionEvent] = deque()
         self._clock = clock
-        self.connected = self._answered = False
+        self.connected = self._answered = self._accounted = False
         self._lost_at: float | None = None
         self._attempts = 0
         self._unanswered = 0
 
     def begin(self) -> live_pb2.LiveRequest:
         """Line up a connection's first message."""
-        self.draining = self.connected = self._answered = False
-        self.summary = None
-        self._sent_before = self._sent
+        self.draining = self.connected = self._answered = self._accounted = False
+        self._summary_before, self._summary = self.summary, None
+        self._sent_before, self._first_index = self._sent, self._next_index
         self.opening.ClearField("resume_from")
         self.opening.resume_from.extend(self.outbox.rewind())
         return live_pb2.LiveRequest(open=self.opening)
@@ -104,7 +106,7 @@ class LiveState:
             self.draining = True
             self.notices.append(Notice("draining", response.draining.cause, "the daemon is going away"))
         elif kind == "summary":
-            self.summary = decode.summary(response.summary)
+            self._summary = decode.summary(response.summary)
 
     def _open(self, opened: Opened) -> None:
         if self._lost_at is not None:
@@ -115,20 +117,36 @@ class LiveState:
 
     def _explanations(self, batch: Any) -> None:
         for message in batch.explanations:
+            message.window_index += self._first_index
             explanation = decode.explanation(message, self.table)
             at = explanation.node_id, explanation.first_sequence, explanation.last_sequence
             if not self.outbox.answered(*at):
+                self._first_index -= 1
                 continue
+            self._next_index = max(self._next_index, explanation.window_index + 1)
             self._answered = True
             self.outbox.count(**{"answered" if explanation.problem is None else "failed": 1})
             self.unread.append(explanation)
 
     def done(self) -> bool:
         """Say whether the stream ended as it should: all input sent, received, and the last word spoken."""
-        if not self.no_more_input or self.outbox.waiting or self.summary is None:
+        if not self.no_more_input or self.outbox.waiting or self._summary is None:
             return False
-        received = self.summary.frames_received or self.summary.windows
+        received = self._summary.frames_received or self._summary.windows
         return not self.draining or received >= self._sent - self._sent_before
+
+    @property
+    def summary(self) -> Summary | None:
+        """The daemon's counts of every connection that it summed up, in one; None where there is none yet."""
+        if self._summary is None or self._summary_before is None:
+            return self._summary or self._summary_before
+        return self._summary_before + self._summary
+
+    def account(self) -> None:
+        """Note, once, that a connection is over: whether the daemon had summed up what it took."""
+        if self.connected and not self._accounted and self._summary is None and self._sent > self._sent_before:
+            self.outbox.count(unaccounted=1)
+        self._accounted = True
 
     @property
     def _sent(self) -> int:
@@ -136,6 +154,7 @@ class LiveState:
 
     def next_delay_s(self, error: grpc.RpcError | None) -> float | None:
         """Decide what a lost connection means: seconds to wait before the next, or None, with ``self.error`` set."""
+        self.account()
         typed: TonescopeError = UnavailableError(
             f"the daemon at {self.address} {'is going away' if self.draining else 'ended the stream'}"
         )

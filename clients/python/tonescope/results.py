@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, overload
 
 import numpy as np
@@ -337,10 +338,10 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The daemon's counts of a whole stream.
+    """The daemon's counts of a whole stream, over all its connections that the daemon summed up.
 
-    ``frames_skipped`` is by kind, in the words that ``live.proto`` lists; ``findings`` is what its checks found, by code:
-    how often each appeared, node by node.
+    ``frames_skipped`` is by kind, in the words that ``live.proto`` lists; ``findings`` is what its checks found, by
+    code: how often each appeared, node by node. Frames that were sent again after a reconnection count again.
     """
 
     frames_received: int
@@ -354,6 +355,17 @@ class Summary:
     reordered: int
     duplicates: int
     findings: Mapping[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: Summary) -> Summary:
+        """Add the counts of another connection."""
+        return Summary(
+            **{each.name: _sum(getattr(self, each.name), getattr(other, each.name)) for each in fields(self)}
+        )
+
+
+def _sum(one: Any, other: Any) -> Any:
+    """Add two counts, or two tables of counts."""
+    return one + other if isinstance(one, int) else dict(Counter(one) + Counter(other))
 
 
 @dataclass(frozen=True, slots=True)

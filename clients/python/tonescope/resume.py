@@ -82,6 +82,8 @@ class LiveCounts:
         forgotten: those sent, unanswered, that its full buffer can no longer send again.
         repeated: explanations that came again after a reconnection, and were withheld.
         reconnects: connections opened again after one was lost; attempts that failed do not count.
+        unaccounted: connections that took frames or windows and ended before the daemon had summed them up: what it
+            skipped of those is not known, nor what it dropped after its last word.
     """
 
     sent: int = 0
@@ -94,6 +96,7 @@ class LiveCounts:
     forgotten: int = 0
     repeated: int = 0
     reconnects: int = 0
+    unaccounted: int = 0
 
 
 Key = tuple[int, str]

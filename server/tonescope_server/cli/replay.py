@@ -34,6 +34,7 @@ from tonescope_server.cli.options import (
     parse_parameters,
     parse_target,
 )
+from tonescope_server.cli.outcome import connections_line, daemon_line, windows_line
 from tonescope_server.cli.pace import Played, play, speed_of
 from tonescope_server.cli.recordings import need_nodes, open_file, recording_statistics
 from tonescope_server.cli.remote import daemon, model_name, say_connection
@@ -248,13 +249,10 @@ def _show(played: Played, results: Mapping[int, NodeResult], stream: tonescope.L
 
 
 def _show_counts(played: Played, stream: tonescope.LiveStream) -> None:
-    counts, summary = stream.counts, stream.summary
-    if summary is not None:
-        say(
-            f"daemon: {summary.frames_used} of {summary.frames_received} frames used "
-            f"(skipped: {listed(summary.frames_skipped)}); "
-            f"{summary.windows} windows, {summary.explained} explained, {summary.dropped} dropped, "
-            f"{summary.failed} failed; {played.gaps(summary)} gaps"
-        )
-    if counts.reconnects:
-        remark(f"reconnections: {counts.reconnects}; {counts.resent} frames sent again, {counts.forgotten} lost")
+    counts = stream.counts
+    if line := daemon_line(played, stream):
+        say(line)
+    if counts.reconnects or counts.unaccounted:
+        say(f"stream: {counts.sent} frames sent, {counts.resent} of them again; {windows_line(counts)}")
+    if line := connections_line(counts):
+        remark(line)

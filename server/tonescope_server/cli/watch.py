@@ -37,6 +37,7 @@ from tonescope_server.cli.options import (
     parse_parameters,
     parse_target,
 )
+from tonescope_server.cli.outcome import connections_line, windows_line
 from tonescope_server.cli.pace import Played, play, speed_of
 from tonescope_server.cli.recordings import need_nodes, open_file
 from tonescope_server.cli.remote import daemon, say_connection
@@ -98,8 +99,8 @@ def watch(
             warned = Warned.of(show(stream, heard, played))
     _show_skipped(played, stream)
     warned.show({notice.code for notice in heard})
-    counts = stream.counts
-    out.print(f"{counts.answered} windows explained, {counts.dropped} dropped, {counts.failed} failed")
+    lines = windows_line(stream.counts), connections_line(stream.counts)
+    say("; ".join(each for each in lines if each))
 
 
 def _show_skipped(played: Played, stream: tonescope.LiveStream) -> None:
@@ -108,6 +109,8 @@ def _show_skipped(played: Played, stream: tonescope.LiveStream) -> None:
         say(f"records without a frame: {listed(played.skipped_of_all)}")
     if stream.summary is not None and stream.summary.frames_skipped:
         say(f"frames skipped: {listed(stream.summary.frames_skipped)}")
+    if stream.counts.unaccounted:
+        say(f"frames skipped in connections that were lost: not known of {stream.counts.unaccounted}")
 
 
 def show(stream: tonescope.LiveStream, heard: list[Notice], played: Played) -> Iterator[Explanation]:

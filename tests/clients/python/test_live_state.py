@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,11 +38,14 @@ class Stream:
         self.state.outbox.take()
         self._sequence += 1
 
-    def answer(self) -> None:
+    def answer(self, index: int = 0) -> None:
         last = self._sequence - 1
-        answered = attribution_pb2.Explanation(first_sequence=last, last_sequence=last)
+        answered = attribution_pb2.Explanation(first_sequence=last, last_sequence=last, window_index=index)
         batch = live_pb2.ExplanationBatch(explanations=[answered])
         self.state.receive(live_pb2.LiveResponse(explanations=batch))
+
+    def sum_up(self, **counts: Any) -> None:
+        self.state.receive(live_pb2.LiveResponse(summary=live_pb2.Summary(**counts)))
 
     def lose(self) -> float | None:
         delay_s = self.state.next_delay_s(None)
@@ -125,3 +129,59 @@ def test_a_quiet_stream_may_lose_its_connection_any_number_of_times() -> None:
         assert stream.lose() is not None
         stream.open()
     assert stream.state.outbox.counts.reconnects == 20
+
+
+def test_the_counts_of_all_connections_are_added_up() -> None:
+    stream = Stream(Retry())
+    assert stream.state.summary is None
+    for skipped in ({"vitals": 2}, {"vitals": 1, "length_192": 4}):
+        stream.send()
+        stream.sum_up(frames_received=9, frames_used=5, frames_skipped=skipped, gaps=1, findings={"GAIN_STEPS": 1})
+        assert stream.lose() is not None
+        stream.open()
+    summary = stream.state.summary
+    assert summary is not None
+    assert (summary.frames_received, summary.frames_used, summary.gaps, summary.windows) == (18, 10, 2, 0)
+    assert summary.frames_skipped == {"vitals": 3, "length_192": 4}
+    assert summary.findings == {"GAIN_STEPS": 2}
+    assert stream.state.outbox.counts.unaccounted == 0
+
+
+def test_a_connection_that_was_lost_before_it_was_summed_up_is_counted_and_the_others_counts_are_kept() -> None:
+    stream = Stream(Retry())
+    stream.send()
+    stream.sum_up(frames_received=9)
+    assert stream.lose() is not None
+    assert stream.fail_to_connect() is not None  # an attempt takes nothing
+    stream.open()
+    stream.send()
+    assert stream.lose() is not None
+    stream.open()
+    assert stream.lose() is not None  # nothing was sent to this one
+    summary = stream.state.summary
+    assert summary is not None
+    assert summary.frames_received == 9
+    assert stream.state.outbox.counts.unaccounted == 1
+
+
+def test_a_stream_that_is_left_counts_what_its_daemon_did_not_sum_up_once() -> None:
+    stream = Stream(Retry())
+    stream.send()
+    stream.state.account()
+    stream.state.account()
+    assert stream.state.outbox.counts.unaccounted == 1
+    assert stream.state.summary is None
+
+
+def test_windows_are_numbered_on_after_a_reconnection() -> None:
+    stream = Stream(Retry())
+    for connection in range(3):
+        for index in range(3):
+            if connection == 1 and index == 0:  # answered again after the loss, and withheld
+                stream.answer(index)
+                continue
+            stream.send()
+            stream.answer(index)
+        assert stream.lose() is not None
+        stream.open()
+    assert [each.window_index for each in stream.state.unread] == list(range(8))

@@ -63,13 +63,13 @@ def test_a_model_is_named_with_its_version_or_without(name: str, version: str, m
 
 
 def test_a_model_with_two_versions_is_refused() -> None:
-    with pytest.raises(ParameterError, match="^model version: expected '1' as in 'm/1', got '2' beside it$"):
+    with pytest.raises(ParameterError, match=r"^model version: expected '1' as in 'm/1', got '2' beside it$"):
         model_ref("m/1", "2")
 
 
 @pytest.mark.parametrize("bad", [Frame(amplitude="loud"), Frame(amplitude=[1.0, None, "x"]), Frame(raw="text")])  # type: ignore[arg-type]
 def test_a_payload_that_is_none_is_refused(bad: Frame) -> None:
-    with pytest.raises(FrameError, match="^frame: expected an array of numbers as amplitude or iq, or bytes as raw$"):
+    with pytest.raises(FrameError, match=r"^frame: expected an array of numbers as amplitude or iq, or bytes as raw$"):
         frame_message(bad)
 
 

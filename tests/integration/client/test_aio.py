@@ -49,7 +49,7 @@ def test_what_the_asyncio_client_cannot_do_is_said_in_the_same_words(daemon: Dae
             await aio.explain(windows[0], model="tiny/1")
         with pytest.raises(errors.UnknownModelError, match=r'no version "7" \(there are: 1\)'):
             await aio.model("tiny/7")
-        with pytest.raises(errors.FrameError, match="^frame: expected a Frame, an array or bytes, got int$"):
+        with pytest.raises(errors.FrameError, match=r"^frame: expected a Frame, an array or bytes, got int$"):
             [each async for each in aio.live(model="tiny", frames=[b"garbage", b"", 5])]  # type: ignore[list-item]
         with pytest.raises(errors.TonescopeError, match=r"^the source failed: ZeroDivisionError: ") as caught:
             [each async for each in aio.live(model="tiny", frames=(frames(1)[1 // n] for n in (2, 0)))]

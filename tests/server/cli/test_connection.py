@@ -88,18 +88,47 @@ def test_one_line_says_that_the_daemon_is_gone_and_one_that_it_is_back(
         assert summary["client"]["reconnects"] == 1
         explained = sum(node["windows_explained"] for node in summary["nodes"])
         assert explained + summary["client"]["dropped"] == 70  # as without the loss
+        assert summary["client"]["answered"] == explained
+        assert summary["client"]["unaccounted"] == 1
+    else:
+        *windows, last = out.splitlines()
+        assert re.fullmatch(
+            r"\d+ windows explained, 0 dropped, 0 failed; reconnections: 1; \d+ frames sent again, .*", last
+        )
+        assert windows.pop() == "frames skipped in connections that were lost: not known of 1"
+        numbers = [int(line.split()[3]) for line in windows]
+        assert numbers == sorted(set(numbers))  # they go on where they were
 
 
-def test_the_summary_counts_reconnections_and_not_attempts(start: Start, mortal: Daemon) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_the_figures_at_the_end_are_of_all_connections_and_say_what_is_not_known(
+    start: Start, mortal: Daemon, how: signal.Signals
+) -> None:
     process = start("replay")
-    mortal.stop(signal.SIGKILL)
+    mortal.stop(how)
     time.sleep(1.0)  # time for several attempts
     mortal.start()
-    _, said = process.communicate(timeout=120)
+    out, said = process.communicate(timeout=120)
     assert process.returncode == 0
-    lines = said.splitlines()
-    assert len(lines) == 3, said
-    assert re.fullmatch(r"reconnections: 1; \d+ frames sent again, 0 lost", lines[2])
+    again = re.search(r"^reconnections: 1; (\d+) frames sent again, 0 lost$", said, re.M)
+    assert again, said
+    assert len(said.splitlines()) == (3 if how is signal.SIGKILL else 4), said  # lost, back; one says that it drains
+    daemon, stream = out.splitlines()[-2:]
+    assert stream == f"stream: 720 frames sent, {again[1]} of them again; 70 windows explained, 0 dropped, 0 failed"
+    counted = re.fullmatch(
+        r"daemon, over (.+): (\d+) of (\d+) frames used \(skipped: none\); (\d+) windows, .* 0 failed; 0 gaps", daemon
+    )
+    assert counted, daemon
+    known, used, received, windows = counted[1], *map(int, counted.groups()[1:])
+    assert used == received
+    if how is signal.SIGKILL:
+        assert known == "1 of 2 connections (the rest was lost before it was summed up)"
+        assert 720 - int(again[1]) <= received <= 720  # the first took what was not sent again
+        assert 0 < windows <= 70
+    else:
+        assert known == "2 connections"
+        assert received == 720 + int(again[1])
+        assert windows == 70
 
 
 @pytest.mark.parametrize("command", ["replay", "watch"])
