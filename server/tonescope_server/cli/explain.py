@@ -302,10 +302,10 @@ def _draw(found: list[Explanation], window: int, cells: CellMap, values: Any, fi
 def _waterfall(cells: CellMap, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Give one value a tone and frame to lay attribution over: of I and Q their magnitude, of links the mean."""
     shape = (cells.n_frames, cells.n_links, cells.n_components, cells.n_tones)
-    by_part = cells.frames(values.reshape(1, *cells.shape))[0].reshape(shape).mean(axis=1)
-    if cells.components == COMPONENTS[Quantity.COMPLEX]:
-        return np.asarray(np.hypot(by_part[:, 0], by_part[:, 1]))
-    return np.asarray(by_part[:, 0])
+    by_part = cells.frames(values.reshape(1, *cells.shape))[0].reshape(shape)
+    is_complex = cells.components == COMPONENTS[Quantity.COMPLEX]
+    shown = np.hypot(by_part[:, :, 0], by_part[:, :, 1]) if is_complex else by_part[:, :, 0]
+    return np.asarray(shown.mean(axis=1))
 
 
 def _target_text(each: Explanation) -> str:

@@ -14,7 +14,10 @@ from tests.linear import write_linear
 from tonescope.results import Tone, ToneTable
 from tonescope_server.cli import pictures
 from tonescope_server.cli.demo import own_daemon
+from tonescope_server.cli.explain import _waterfall
 from tonescope_server.cli.identity import FEATURES, identity_text, megahertz_text, tone_text
+from tonescope_server.csi.cells import cell_map
+from tonescope_server.csi.tones import tone_table
 
 RANDOM = np.random.default_rng(23)
 IQ = RANDOM.standard_normal((2, 64, 20)).astype(np.float32)
@@ -185,3 +188,44 @@ def test_the_doctor_checks_complex_windows_as_far_as_it_can_and_says_how_far(run
     said = {finding["code"]: finding for finding in report["findings"]}
     assert "other cell orders and layouts were not tried" in said["NOT_CHECKED"]["message"]
     assert "NULL_TONE_SHARE" not in said
+
+
+def test_six_links_of_a_real_capture_are_one_window_and_thirty_tones(run, shared: Path, tmp_path: Path) -> None:
+    links = [f"rx{rx} tx{tx}" for rx in range(3) for tx in range(2)]
+    weights = RANDOM.standard_normal((6, 2, 30, 10)).astype(np.float32)
+    stated = f"""
+[input]
+quantity = "complex"
+links = {json.dumps(links)}
+cell_order = "link_component_tone_frame"
+[window]
+frames = 10
+[tones]
+layout = "intel5300_ht20"
+channel = 64
+[normalisation]
+kind = "recording"
+"""
+    store = write_linear(tmp_path / "store" / "linked", weights, stated)
+    capture = shared / "real" / "captures" / "intel5300_0x1_ap.dat"
+    asked = ("explain", capture, "-m", "linked", "--parts", "--json", "-")
+    here = run(*asked, "--store", store).json["explanations"]
+    with own_daemon(store) as listening:
+        there = run(*asked, "--server", listening).json["explanations"]
+    assert len(here) == len(there) > 10
+    for mine, its in zip(here, there, strict=True):
+        assert np.shape(mine["parts"]) == (6, 2, 30)
+        np.testing.assert_array_equal(mine["parts"], its["parts"])
+        np.testing.assert_allclose(np.sum(mine["parts"], axis=(0, 1)), mine["tones"], rtol=1e-3, atol=1e-4)
+    table = here[0]["tone_table"]
+    assert (table["links"], table["centre_mhz"]) == (links, 5320)
+    assert [table["tones"][row]["frequency_mhz"] for row in (0, 29)] == [5311.25, 5328.75]
+
+
+def test_the_waterfall_under_a_map_is_the_magnitude_of_complex_values_averaged_over_links() -> None:
+    cells = cell_map(
+        (2, 2, 30, 4), tone_table("intel5300_ht20"), "link_component_tone_frame", 4, ("a", "b"), ("real", "imaginary")
+    )
+    values = RANDOM.standard_normal((2, 2, 30, 4))
+    expected = np.hypot(values[:, 0], values[:, 1]).mean(axis=0).T
+    np.testing.assert_allclose(_waterfall(cells, values), expected)

@@ -64,6 +64,13 @@ def test_each_antenna_is_a_stream_of_its_own() -> None:
     assert all(each.iq is not None for each in frames)
 
 
+def test_antennas_stay_together_for_windows_that_hold_them_all() -> None:
+    both = frame(1.0, values=np.ones((2, 4), dtype=np.complex64))
+    (whole,) = play([both], 0.0, Played(), whole=True)
+    assert np.shape(whole.iq) == (2, 4)
+    assert whole.transmitter == both.transmitter
+
+
 def test_as_fast_as_possible_wins_over_a_speed() -> None:
     assert speed_of(3.0, True) == 0.0
     assert speed_of(3.0, False) == 3.0

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tonescope_server import Explainer
+from tonescope_server.csi.cells import cell_map
+from tonescope_server.engine.explainer import installed_plugins
+from tonescope_server.engine.plan import PlanCache
 from tonescope_server.engine.windows import checked
 from tonescope_server.errors import (
     DtypeError,
@@ -400,7 +405,27 @@ def test_manifest_adapter_and_weights_belong_to_files_not_to_names(tiny_store):
             Explainer.load("tiny", store=tiny_store, **{option: "anything"})
 
 
+@pytest.mark.parametrize("asked", [None, "", 5, b"tiny"])
+def test_what_is_neither_a_path_nor_a_name_is_refused_in_one_line(tiny_store, asked):
+    with pytest.raises(ParameterError) as caught:
+        Explainer.load(asked, store=tiny_store)
+    assert str(caught.value) == f"model: expected a file, a folder or a name in the store, got {asked!r}"
+
+
 def test_an_empty_name_is_no_layer(explainers):
     x = tiny_windows(tiny_models()["conv_1d"])
     with pytest.raises(UnknownTensorError, match="expected 'input'"):
         explainers["conv_1d"].gradient(x, 0, at="")
+
+
+@pytest.mark.parametrize("method", ["input_x_gradient", "subcarrier_saliency"])
+def test_manifests_that_lay_the_same_weights_out_otherwise_share_no_plan(method):
+    model = tiny_models()["complex"]
+    cells, cache, host, x = model.cells, PlanCache(), installed_plugins(), tiny_windows(model)
+    for order in (cells.cell_order, "component_link_tone_frame", "tone_component_frame_link"):
+        other = cell_map(cells.shape, model.table, order, cells.n_frames, cells.links, cells.components)
+        relabelled = replace(model, cells=other)
+        shared = Explainer(relabelled, host, cache=cache).explain(x, method)
+        alone = Explainer(relabelled, host).explain(x, method)
+        assert shared.tones.tobytes() == alone.tones.tobytes()
+        assert shared.null_tone_share.tobytes() == alone.null_tone_share.tobytes()
