@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
-from os import environ
+from os import PathLike, environ
 from pathlib import Path
 from typing import Any, overload
 
@@ -35,7 +35,7 @@ from tonescope_server.gradients.differentiate import named, values_by_name
 from tonescope_server.gradients.prepass import infer_shapes
 from tonescope_server.gradients.rule_set import operator_name
 from tonescope_server.gradients.tape import Tape
-from tonescope_server.models.loading import load_model
+from tonescope_server.models.loading import MANIFEST, SUFFIXES, load_model
 from tonescope_server.models.model import Model, TensorSpec
 from tonescope_server.models.store import ModelStore
 from tonescope_server.plugin.api import Method, Requirement
@@ -92,9 +92,12 @@ class Explainer:
 
         Raises:
             UnknownModelError, StorePathError: neither a file nor a name in the store.
-            ParameterError: a manifest, adapter or weights beside a name in the store, which has its own.
+            ParameterError: a manifest, adapter or weights beside a name in the store, which has its own; or what is
+                neither a path nor a name.
             ModelError: the model cannot be loaded.
         """
+        if not isinstance(path_or_name, str | PathLike) or not str(path_or_name):
+            raise ParameterError(f"model: expected a file, a folder or a name in the store, got {path_or_name!r}")
         host = installed_plugins()
         path = Path(path_or_name)
         if path.exists():
@@ -423,6 +426,9 @@ class Explainer:
 def _from_store(store: ModelStore, asked: str) -> Model:
     """Return the model of a name; where it can be no name, say that it is no file either."""
     name, _, version = asked.partition("/")
+    # What is plainly a path is not looked up, so that nothing is said of names.
+    if not name or Path(asked).suffix in (*SUFFIXES, Path(MANIFEST).suffix):
+        raise UnknownModelError(f"model '{asked}': no such file or folder")
     try:
         return store.get(name, version)
     except StorePathError as error:

@@ -185,8 +185,8 @@ def _flat_index(index: Any, model: Model, output: TensorSpec, shape: tuple[int, 
     if isinstance(index, str):
         names = model.manifest.output(output.name).class_names
         if index not in names:
-            known = ", ".join(names) if names else "none named: give an index"
-            raise TargetError(f"target: output '{output.name}' has no class '{index}'; its classes are {known}")
+            known = f"its classes are {', '.join(names)}" if names else "none of its classes has a name: give an index"
+            raise TargetError(f"target: output '{output.name}' has no class '{index}'; {known}")
         return np.asarray([names.index(index)], np.int64)
     if index is None:
         raise TargetError(f"target: output '{output.name}': an element needs an index")

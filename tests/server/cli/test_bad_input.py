@@ -91,7 +91,8 @@ def test_an_operator_without_a_rule_is_named_with_what_still_works(
 
 
 def test_a_name_that_leaves_the_store(refused: Refused, tiny_store: Path, windows: Path) -> None:
-    for name in ("../tiny", "/etc/passwd/x", "tiny/../../x"):
+    assert "no such file or folder" in refused("explain", windows, "-m", "/etc/passwd/x", "--store", tiny_store)
+    for name in ("../tiny", "tiny/../../x"):
         assert "expected a plain name, got" in refused("explain", windows, "-m", name, "--store", tiny_store)
 
 

@@ -130,7 +130,9 @@ def test_a_node_that_the_recording_does_not_have_is_refused_with_those_it_has(
 
 def test_a_path_that_leads_nowhere_is_named(refused: Refused, windows: Path) -> None:
     for asked in (("inspect", "/nonexist"), ("explain", windows, "-m", "/nonexist")):
-        assert "model '/nonexist': no such file or folder" in refused(*asked)
+        assert refused(*asked) == "tonescope: model '/nonexist': no such file or folder"
+    for path in ("models/count.onnx", "count.safetensors", "x/model.toml"):
+        assert refused("explain", windows, "-m", path) == f"tonescope: model '{path}': no such file or folder"
 
 
 @pytest.mark.parametrize("remote", [False, True])

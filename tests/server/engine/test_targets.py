@@ -151,7 +151,7 @@ WRONG = {
     "unknown class": ("three", r"output 'count' has no class 'three'; its classes are none, one, many"),
     "unnamed classes": (
         Target.element("on", "confidence"),
-        r"output 'confidence' has no class 'on'; its classes are none named: give an index",
+        r"output 'confidence' has no class 'on'; none of its classes has a name: give an index",
     ),
     "unknown output": (Target.element(0, "counts"), r"has no output 'counts'; it has count, confidence"),
     "position too long": ((0, 0), r"output 'count': expected a position in \(3,\), got \(0, 0\)"),
