@@ -412,13 +412,6 @@ def test_what_is_neither_a_path_nor_a_name_is_refused_in_one_line(tiny_store, as
     assert str(caught.value) == f"model: expected a file, a folder or a name in the store, got {asked!r}"
 
 
-@pytest.mark.parametrize("asked", [None, "", 5, b"tiny"])
-def test_what_is_neither_a_path_nor_a_name_is_refused_in_one_line(tiny_store, asked):
-    with pytest.raises(ParameterError) as caught:
-        Explainer.load(asked, store=tiny_store)
-    assert str(caught.value) == f"model: expected a file, a folder or a name in the store, got {asked!r}"
-
-
 def test_an_empty_name_is_no_layer(explainers):
     x = tiny_windows(tiny_models()["conv_1d"])
     with pytest.raises(UnknownTensorError, match="expected 'input'"):
