@@ -159,8 +159,11 @@ def _model(explainer: Explainer) -> dict[str, Any]:
         "digest": model.digest,
         "input": model.input,
         "outputs": [_output(explainer, spec) for spec in model.outputs],
-        "window": {"frames": cells.n_frames, "tones": cells.n_tones, "cell_order": cells.cell_order},
+        "window": {"frames": cells.n_frames, "tones": cells.n_tones, "cell_order": cells.cell_order}
+        | {"links": cells.links, "components": cells.components, "rows_are_declared_tones": cells.rows_are_tones},
         "tone_layout": table.id,
+        "rows_are": table.rows_are,
+        "centre_mhz": table.centre_mhz,
         "null_tones": len(table.null_rows),
         "normalisation": model.manifest.normalisation.kind,
         "operators": [
@@ -260,8 +263,8 @@ def _show_model(found: dict[str, Any]) -> None:
     say(f"model {found['name']} version {found['version']}, sha256 {found['digest']}")
     say(
         f"input {found['input'].name}: {found['input'].dtype} {found['input'].shape}, {window['frames']} frames x "
-        f"{window['tones']} tones in order {window['cell_order']}, layout {found['tone_layout']} "
-        f"({found['null_tones']} null), normalisation {found['normalisation']}"
+        f"{window['tones']} {found['rows_are']}{_parts(window)} in order {window['cell_order']}, layout "
+        f"{found['tone_layout']} ({found['null_tones']} null{_centre(found)}), normalisation {found['normalisation']}"
     )
     for output in found["outputs"]:
         names = f": {', '.join(output['class_names'])}" if output["class_names"] else ""
@@ -274,3 +277,12 @@ def _show_model(found: dict[str, Any]) -> None:
         say(f"method {method}: {why_not or 'applies'}")
     for warning in found["warnings"]:
         say(f"warning: {warning}")
+
+
+def _parts(window: dict[str, Any]) -> str:
+    """Name the links and components that each tone has in a frame."""
+    return "".join(f" x {', '.join(window[key])}" for key in ("links", "components") if window[key])
+
+
+def _centre(found: dict[str, Any]) -> str:
+    return "" if found["centre_mhz"] is None else f", around {found['centre_mhz']:g} MHz"

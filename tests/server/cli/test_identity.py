@@ -183,6 +183,16 @@ def test_pictures_say_the_frequency_where_it_is_known_and_the_offset_where_it_is
     assert labels(False) == ["offset from the centre frequency (MHz)"]
 
 
+def test_a_model_is_described_with_all_that_its_windows_hold(run, store) -> None:
+    found = run("inspect", store / "iq", "--json").json
+    assert (found["window"]["components"], found["centre_mhz"]) == (["real", "imaginary"], 2437)
+    out = run("inspect", store / "iq").out
+    assert "20 frames x 64 tones x real, imaginary in order component_tone_frame" in out
+    assert "around 2437 MHz" in out
+    assert not run("inspect", store / "scrambled", "--json").json["window"]["rows_are_declared_tones"]
+    assert "1 frames x 3 features in order feature" in run("inspect", store / "features").out
+
+
 def test_the_doctor_checks_complex_windows_as_far_as_it_can_and_says_how_far(run, store, recording: Path) -> None:
     report = run("doctor", "iq", recording, "--store", store, "--json", "-").json
     said = {finding["code"]: finding for finding in report["findings"]}
