@@ -135,6 +135,19 @@ def test_several_recordings_with_labels_are_told_by_recording_and_by_accuracy(ru
     assert "recordings" in [each["over"] for each in found["stability"]]
 
 
+def test_a_paired_file_brings_its_labels(run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    records = (
+        {"csi": rng.uniform(5, 30, 64 * 20).tolist(), "csi_shape": [64, 20], "n_persons_mode": int(i % 4)}
+        for i in range(12)
+    )
+    paired = tmp_path / "room.paired.jsonl"
+    paired.write_text("".join(json.dumps(record) + "\n" for record in records))
+    ran = run("tones", "people_count", paired, "--out", tmp_path / "out", *QUICK)
+    assert ran.code == 0, ran.err
+    assert json.loads((tmp_path / "out" / "tones.json").read_text())["accuracy"]["measure"] == "accuracy"
+
+
 def test_bands_are_ranked_by_the_same_command(run, recording: Path, tmp_path: Path) -> None:
     band = ("--method", "occlusion", "-p", "along=band", "-p", "size=4")
     ran = run("tones", "people_count", recording, *band, "--k", "8", "--out", tmp_path, *QUICK)

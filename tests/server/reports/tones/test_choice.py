@@ -10,9 +10,10 @@ from tonescope_server.demo.recording import steady_windows
 from tonescope_server.demo.simulator import NULL_ROWS, Scene, simulate
 from tonescope_server.errors import EmptyRecordingError, ParameterError, RecordingError
 from tonescope_server.reports.dataset import Dataset, Kind, read_dataset
-from tonescope_server.reports.tones.choice import Left, Plan, choose, rows_left_out
+from tonescope_server.reports.tones.choice import Left, Plan, choose, importance_of, rows_left_out
 from tonescope_server.reports.tones.masking import Fill, Measure
-from tonescope_server.reports.tones.ranking import Over
+from tonescope_server.reports.tones.ranking import Over, order_of, rank_tones
+from tonescope_server.reports.tones.resampling import Sources
 
 QUICK = Plan(random_sets=20, draws=200)
 
@@ -36,6 +37,50 @@ def scenes():
 @pytest.fixture(scope="module")
 def choice(demo_model, scenes):
     return choose(demo_model, scenes, Plan(random_sets=100), normalise="manifest")
+
+
+@pytest.fixture(scope="module")
+def many(demo_model):
+    """Importance in 80 scenes of 16 seconds: (scene, window, tone); the windows of the two nodes take turns."""
+    stated = demo_model.model.manifest.normalisation
+    mean, scale = np.float32(stated.mean), np.float32(stated.std) + np.float32(stated.eps)
+    found = []
+    for seed in range(80):
+        order = np.random.default_rng(seed).permutation(4)
+        captures = simulate(Scene(tuple((4.0, int(people)) for people in order), seed=830_000 + seed))
+        frames = np.stack([(capture.amplitude - mean) / scale for capture in captures])
+        starts = range(0, frames.shape[1] - 19, 10)
+        windows = np.stack([frames[:, start : start + 20] for start in starts]).reshape(-1, 20, 64).swapaxes(1, 2)
+        found.append(importance_of(demo_model, np.ascontiguousarray(windows), Plan()))
+    return np.stack(found)
+
+
+def covered(many, size, seed):
+    """Rank groups of scenes; return how often 1.96 errors hold the mean of all, P of the top 16, and its truth."""
+    live, truth = ~np.isin(np.arange(64), NULL_ROWS), many.mean(axis=(0, 1))
+    n, rng = many.shape[1], np.random.default_rng(seed)
+    top = np.isin(np.arange(64), order_of(truth[None], live)[:16])
+    held, said, was = [], [], []
+    for start in range(0, len(many) - size + 1, size):
+        sources = Sources(np.arange(size).repeat(n), np.tile([1, 2], size * n // 2), (4,) * size)
+        found = rank_tones(many[start : start + size].reshape(-1, 64), sources, live, (16,), rng, 300)
+        error = found.standard_error if size < 3 else found.standard_error_recordings
+        held.append((np.abs(found.mean - truth) < 1.96 * error)[live])
+        said.append(found.in_top[16][live])
+        was.append(top[live])
+    return np.mean(held), np.concatenate(said), np.concatenate(was)
+
+
+# 52 tones of 80, 16 and 8 groups: tones of a group go together, so that the share is known to about 0.04. Five
+# recordings make an error of four degrees of freedom, whose normal interval holds 88 %.
+@pytest.mark.parametrize(("size", "least"), [(1, 0.88), (5, 0.8), (10, 0.86)])
+def test_on_the_simulator_errors_hold_what_other_scenes_say_and_probabilities_come_true(many, size, least):
+    held, said, was = covered(many, size, seed=size)
+    assert least < held < 0.995
+    assert was[said > 0.95].mean() > 0.95
+    assert was[said < 0.05].mean() < 0.02
+    doubtful = (said >= 0.05) & (said <= 0.95)
+    assert was[doubtful].mean() == pytest.approx(said[doubtful].mean(), abs=0.15)
 
 
 @pytest.mark.parametrize("method", ["subcarrier_saliency", "input_x_gradient", "occlusion"])

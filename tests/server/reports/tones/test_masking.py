@@ -86,7 +86,7 @@ def test_a_single_recording_is_split_by_its_quarters_and_several_by_themselves()
     assert fold_of(several).tolist() == [0, 0, 1, 1, 0]
 
 
-@pytest.mark.parametrize("name", ["scrambled", "conv_1d"])
+@pytest.mark.parametrize("name", ["scrambled", "conv_1d", "complex"])
 @pytest.mark.parametrize("fill", list(Fill))
 def test_masked_tones_hold_the_filling_in_whatever_order_the_cells_lie(name, fill):
     explainer = of(name)
@@ -95,9 +95,12 @@ def test_masked_tones_hold_the_filling_in_whatever_order_the_cells_lie(name, fil
     keep[[1, 4, 7]] = True
     masked = x.copy().reshape(9, -1)
     stated = explainer.model.manifest.baseline
-    for cell, tone in enumerate(explainer.model.cells.tone_of_cell):
+    cells = explainer.model.cells
+    for cell, tone in enumerate(cells.tone_of_cell):
         if not keep[tone]:
-            own = explainer.model.cells.tone_of_cell == tone
+            own = np.ones(len(cells.tone_of_cell), bool)  # the cells of the same tone, link and component
+            for of_cell in (cells.tone_of_cell, cells.link_of_cell, cells.component_of_cell):
+                own &= of_cell == of_cell[cell]
             value = x.reshape(9, -1)[:, own].mean() if fill is Fill.MEAN else None
             masked[:, cell] = (stated.tones[tone] if stated.tones else stated.value) if value is None else value
     wanted = explainer.predict(masked.reshape(x.shape)).class_index == explainer.predict(x).class_index
