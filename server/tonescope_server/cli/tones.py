@@ -64,7 +64,7 @@ def tones(
     recordings: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RECORDING...", help="Recordings, paired files, or windows (.npy, .npz).", show_default=False
+            metavar="RECORDING", help="Recordings, paired files, or windows (.npy, .npz).", show_default=False
         ),
     ],
     method: MethodOption = METHOD,
