@@ -207,6 +207,87 @@ def test_a_recurrent_operator_gives_all_to_signals_and_nothing_to_gates(make_cas
         np.testing.assert_allclose(found["found"][sample], want, atol=2e-4 * np.abs(want).max(), rtol=2e-3)
 
 
+ROOT, THIRD = np.float32(np.sqrt(2)), np.float32(0.044715)
+SLOPE = np.float32(np.sqrt(2 / np.pi))
+NUMBERS = {"root": ROOT, "one": np.float32(1), "half": np.float32(0.5), "c": SLOPE, "k": THIRD, "n": np.float32(3)}
+GATE = [("Div", "h root", "d", {}), ("Erf", "d", "e", {}), ("Add", "e one", "p", {})]
+TANH_GATE = [
+    ("Mul", "k cube", "t1", {}), ("Add", "h t1", "t2", {}), ("Mul", "t2 c", "t3", {}), ("Tanh", "t3", "t4", {}),
+    ("Add", "one t4", "p", {}),
+]  # fmt: skip
+CUBE = [("Pow", "h n", "cube", {})]
+SPELLINGS = {
+    "product, then half": ("none", [*GATE, ("Mul", "h p", "m", {}), ("Mul", "m half", "g", {})]),
+    "half first": ("none", [*GATE, ("Mul", "h half", "m", {}), ("Mul", "m p", "g", {})]),
+    "half in the gate": ("none", [*GATE, ("Mul", "half p", "m", {}), ("Mul", "m h", "g", {})]),
+    "tanh, half first": ("tanh", [*CUBE, *TANH_GATE, ("Mul", "half h", "m", {}), ("Mul", "m p", "g", {})]),
+    "tanh, the cube as products": (
+        "tanh",
+        [("Mul", "h h", "s", {}), ("Mul", "s h", "cube", {}), *TANH_GATE,
+         ("Mul", "half p", "m", {}), ("Mul", "h m", "g", {})],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule_set", [LRP, ATTN_LRP], ids=lambda r: r.name)
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_a_gelu_has_the_same_relevance_however_it_is_spelled(make_case, name, rule_set):
+    form, spelled = SPELLINGS[name]
+    constants = NUMBERS | {"a": random(5, 8, seed=1), "b": random(8, 3, seed=2)}
+    single = [("Gelu", "h", "g", {"approximate": form})]
+    x, weights = random(6, 4, 5, seed=7), random(6, 12, seed=9)
+    got, want = (
+        relevance(
+            chain(make_case, [("MatMul", "x a", "h", {}), *activation, ("MatMul", "g b", "o", {})], constants, (4, 5)),
+            x, weights, rule_set,
+        )
+        for activation in (spelled, single)
+    )  # fmt: skip
+    np.testing.assert_allclose(got["score"], want["score"], atol=1e-5)
+    # Results near zero share what they have among large parts: rounding of the forward pass counts for as much there.
+    np.testing.assert_allclose(got["found"], want["found"], atol=1e-4 * np.abs(want["found"]).max())
+    kept = got["found"].reshape(6, -1).astype(np.float64).sum(1)
+    np.testing.assert_allclose(kept, got["score"], atol=1e-4 * np.abs(got["found"]).max() * 20)
+
+
+def test_a_gate_that_mixes_elements_keeps_its_share(make_case):
+    """A softmax is no function of one element: the constant term of its expansion absorbs, as in any product."""
+    model = chain(make_case, [("Softmax", "x", "p", {}), ("Mul", "x p", "o", {})], {}, (4, 5))
+    found = relevance(model, random(2, 4, 5), random(2, 20, seed=1))
+    assert np.abs(found["found"].sum((1, 2)) - found["score"]).min() > 1e-2
+
+
+def spelled_out(model):
+    """Return a network with each Gelu spelled as exporters below opset 20 write it."""
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type != "Gelu":
+            nodes.append(node)
+            continue
+        h, own = node.input[0], node.output[0]
+        for op, ins, out, _ in SPELLINGS["product, then half"][1]:
+            names = {"h": h, "g": own}
+            operands = [names.get(i, i if i in NUMBERS else f"{own}.{i}") for i in ins.split()]
+            nodes.append(helper.make_node(op, operands, [names.get(out, f"{own}.{out}")], name=f"{own}.{out}"))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(numpy_helper.from_array(NUMBERS[n], n) for n in ("root", "one", "half"))
+    return model
+
+
+@pytest.mark.parametrize("rule_set", ["lrp", "attn_lrp"])
+def test_a_transformer_has_the_same_relevance_with_its_gelu_spelled_out(tmp_path, rule_set):
+    onnx.save(families.transformer(), tmp_path / "one.onnx")
+    onnx.save(spelled_out(families.transformer()), tmp_path / "spelled.onnx")
+    explainers = [Explainer.load(tmp_path / f"{name}.onnx") for name in ("spelled", "one")]
+    x, target = random(4, *explainers[0].model.input.shape[1:], seed=1), Target.element(2)
+    # Rounding of a sum near zero, which shares what it has among large parts, is the whole of the difference.
+    got, want = (e.gradient(x, target, rule_set=rule_set) for e in explainers)
+    np.testing.assert_allclose(got, want, atol=1e-3 * np.abs(want).max())
+    got, want = (e.explain(x, "lrp", target).convergence_delta for e in explainers)
+    np.testing.assert_allclose(got, want, atol=1e-3 * np.abs(want).max())
+
+
 def without_biases(model):
     """Return a network with every bias, and every mean of a batch normalisation, at zero."""
     for tensor in model.graph.initializer:

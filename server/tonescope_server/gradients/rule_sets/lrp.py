@@ -16,6 +16,7 @@ import onnx_ir as ir
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.rule_set import Cotangents, Rule, RuleSet, operator_name
 from tonescope_server.gradients.rule_sets.relevance import normalization, recurrent, reduction
+from tonescope_server.gradients.rule_sets.relevance.gates import gated
 from tonescope_server.gradients.rule_sets.relevance.shares import (
     back,
     passed_by_first,
@@ -253,12 +254,17 @@ def _flat(layer: _Weighted, relevance: ir.Value, settings: LrpSettings, chosen: 
 
 
 def _product(standard: Rule, epsilon: float) -> Rule:
-    """Make the rule of a product: where both operands depend on the input each gets half, in proportion."""
+    """Make the rule of a product: where both operands depend on the input each gets half, in proportion.
+
+    A value times a function of itself is one activation, as GELU is where it is spelled out: all goes to the value.
+    """
     shared = proportional(standard, epsilon)
 
     def rule(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
-        """Half to each operand, in proportion to what its elements gave."""
+        """Half to each operand, in proportion to what its elements gave; all to one that a function of it gates."""
         needed = sum(ctx.need(v) for v in node.inputs)
+        if needed == 2 and node.op_type == "Mul" and (signal := gated(ctx, node)) is not None:
+            return [relevance[0] if i == signal else None for i in range(2)]
         if needed == 1 and node.op_type == "Mul" and _keeps_shape(ctx, node):
             return [relevance[0] if ctx.need(v) else None for v in node.inputs]
         found = shared(ctx, node, relevance)
