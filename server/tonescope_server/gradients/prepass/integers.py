@@ -17,10 +17,38 @@ from tonescope_server.gradients.rule_set import operator_name
 
 MOST_FOLDED = 64  # elements: shapes, not tables
 
-Known = dict[ir.Value, Any]
-"""By value its elements; those that are not known are ``_UNKNOWN``."""
-
 _UNKNOWN = -(2**40) - 1  # no size, axis or index, nor what stands for either end of an axis
+_MOST_NAMES = 2**20
+
+
+class Known(dict[ir.Value, Any]):
+    """By value its elements. Those that are not known are at most ``_UNKNOWN``; each named size has one of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: list[str] = []
+
+    def element(self, dim: int | ir.SymbolicDim) -> int:
+        """Return what stands for a size."""
+        if isinstance(dim, int) or dim.value is None:
+            return dim if isinstance(dim, int) else _UNKNOWN
+        if dim.value not in self._names:
+            self._names.append(dim.value)
+        return _UNKNOWN - 1 - self._names.index(dim.value)
+
+    def sizes(self, value: ir.Value) -> list[int | str | None] | None:
+        """Return a value's elements as sizes: numbers or names, None for one that is neither; None for no such list."""
+        if value not in self or self[value].dtype != np.int64 or self[value].ndim != 1:
+            return None
+        return [self._size(element) for element in self[value].tolist()]
+
+    def _size(self, element: int) -> int | str | None:
+        number = _UNKNOWN - 1 - element
+        if 0 <= number < len(self._names):
+            return self._names[number]
+        return None if element == _UNKNOWN else element
+
+
 # These only move elements: what is not known stays itself. All others need every element.
 _MOVES = frozenset({"Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze"})
 _WORKED_OUT = _MOVES | {
@@ -39,7 +67,7 @@ def fold_integers(model: ir.Model) -> tuple[Known, bool]:
     Returns:
         What is known, truth values and sizes known in part included; and whether any new constant was made.
     """
-    known: Known = {}
+    known = Known()
     folded = False
     for graph in list(model.graphs()):
         for value in graph.initializers.values():
@@ -84,7 +112,9 @@ def _is_whole(known: Known, value: ir.Value) -> bool:
 
 
 def _unsure(elements: Any) -> bool:
-    return elements.dtype == np.int64 and bool((elements == _UNKNOWN).any())
+    return elements.dtype == np.int64 and bool(
+        ((elements <= _UNKNOWN) & (elements > _UNKNOWN - _MOST_NAMES)).any()  # below are the ends of an axis
+    )
 
 
 def _replace(graph: ir.Graph, node: ir.Node, known: Known) -> None:
@@ -103,7 +133,7 @@ def _results(model: ir.Model, node: ir.Node, known: Known) -> list[Any]:
     if kind == "Constant":
         return [constant_of(node)]
     if kind in ("Shape", "Size"):
-        dims = _dims(node)
+        dims = _dims(node, known)
         whole = dims is not None and not _unsure(dims)
         return [dims] if kind == "Shape" else [np.asarray(math.prod(dims.tolist()), np.int64) if whole else None]
     operands = [known.get(v) for v in node.inputs if v is not None]
@@ -112,7 +142,9 @@ def _results(model: ir.Model, node: ir.Node, known: Known) -> list[Any]:
         return [np.arange(*(np.asarray(v).item() for v in operands), dtype=np.asarray(operands[0]).dtype)]
     if kind not in _WORKED_OUT or not operands or any(v is None for v in operands):
         return []
-    data = len(operands) if kind == "Concat" else 1 if kind in _MOVES else 0
+    # To the type that sizes have, a Cast changes nothing, and exporters write one.
+    moves = kind in _MOVES or (kind == "Cast" and node.attributes["to"].as_int() == ir.DataType.INT64)
+    data = len(operands) if kind == "Concat" else 1 if moves else 0
     if any(_unsure(v) for v in operands[data:]):
         return []
     try:
@@ -121,13 +153,13 @@ def _results(model: ir.Model, node: ir.Node, known: Known) -> list[Any]:
         return []  # what cannot be worked out here may still be right where it runs, or never run
 
 
-def _dims(node: ir.Node) -> Any:
+def _dims(node: ir.Node, known: Known) -> Any:
     """Return what a Shape or a Size is asked for; None where the rank is not known."""
     shape = input_of(node, 0).shape
     if shape is None:
         return None
     start, end = (node.attributes[k].as_int() if k in node.attributes else None for k in ("start", "end"))
-    dims = [d if isinstance(d, int) else _UNKNOWN for d in shape]
+    dims = [known.element(d) for d in shape]
     return np.asarray(dims[start:end], np.int64)
 
 

@@ -32,10 +32,12 @@ def infer_shapes(model: ir.Model) -> ir.Model:
 def _infer(model: ir.Model) -> Known:
     """Infer until nothing more comes of it; return the integers that are known then."""
     infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    resized: set[ir.Value] = set()
     while True:
         infer(model)
         filled = _fill_same_shapes(model.graph)
         known, folded = fold_integers(model)
+        filled = _fill_resized(model, known, resized) or filled
         if not filled and not folded:
             return known
 
@@ -122,4 +124,27 @@ def _fill_same_shapes(graph: ir.Graph) -> bool:
         if y.shape is None and x.shape is not None:
             y.shape, y.type = x.shape, x.type
             filled = True
+    return filled
+
+
+def _fill_resized(model: ir.Model, known: Known, done: set[ir.Value]) -> bool:
+    """Give what is resized to sizes known in part, such as all but the batch, those sizes; tell whether any was.
+
+    Each result is filled once, and put into ``done``: inference may forget what it is told.
+    """
+    filled = False
+    for node in (n for graph in model.graphs() for n in graph):
+        if operator_name(node) != "Resize" or len(node.inputs) < 4 or node.inputs[3] is None:
+            continue
+        y, sizes, old = node.outputs[0], known.sizes(node.inputs[3]), input_of(node, 0).shape
+        policy = node.attributes.get("keep_aspect_ratio_policy")
+        if y in done or sizes is None or old is None or (policy is not None and policy.as_string() != "stretch"):
+            continue
+        axes = node.attributes["axes"].as_ints() if "axes" in node.attributes else range(len(old))
+        wanted = list(old)
+        for axis, size in zip(axes, sizes, strict=False):
+            wanted[axis] = size if isinstance(size, int) else ir.SymbolicDim(size)
+        done.add(y)
+        if y.shape is None or list(y.shape) != wanted:
+            y.shape, filled = ir.Shape(wanted), True
     return filled

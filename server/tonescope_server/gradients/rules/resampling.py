@@ -29,7 +29,7 @@ def resize(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.V
     rank = ctx.rank(x)
     axes = [a % rank for a in ctx.attribute(node, "axes", range(rank))]
     scales = _constant(ctx, node, 2)
-    sizes = _constant(ctx, node, 3)
+    sizes = _sizes(ctx, node, axes)
     if scales is None and sizes is None:
         raise ctx.unsupported(node, "its scales or sizes are computed at run time, and constant ones are needed")
     if ctx.attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
@@ -38,12 +38,14 @@ def resize(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.V
         if scales is not None and scales[i] == 1.0:
             continue
         size = ctx.dims(x)[axis]
-        if sizes is not None and sizes[i] == size:
+        if sizes is not None and sizes[i] == size and size is not None:
             continue
         if not isinstance(size, int):
-            if sizes is not None and axis == 0:
-                continue  # the batch axis: a size stated for it can only be its own
+            if sizes is not None and axis == 0 and isinstance(sizes[i], int):
+                continue  # the batch axis: a number stated for it can only be its own
             raise ctx.unsupported(node, f"axis {axis} is resized and its size is not static")
+        if sizes is not None and not isinstance(sizes[i], int):
+            raise ctx.unsupported(node, f"axis {axis} is resized to a size that is computed at run time")
         matrix = _interpolation(node, size, None if scales is None else scales[i], None if sizes is None else sizes[i])
         g = _along(ctx, g, matrix.astype(ctx.dtype(x).numpy()), axis, rank)
     return [g]
@@ -53,6 +55,17 @@ def _constant(ctx: Context, node: ir.Node, index: int) -> npt.NDArray[Any] | Non
     value = node.inputs[index] if len(node.inputs) > index else None
     known = ctx.value_of(value)
     return known.ravel() if known is not None and known.size else None
+
+
+def _sizes(ctx: Context, node: ir.Node, axes: Sequence[int]) -> Sequence[int | str | None] | None:
+    """Return what the resized axes are resized to, as far as it is known: numbers, or the names of sizes."""
+    stated = _constant(ctx, node, 3)
+    if stated is not None:
+        return [int(size) for size in stated]
+    if len(node.inputs) < 4 or node.inputs[3] is None or node.outputs[0].shape is None:
+        return None
+    result = ctx.dims(node.outputs[0])
+    return [result[axis] for axis in axes]
 
 
 def _interpolation(node: ir.Node, size: int, scale: Any, wanted: Any) -> npt.NDArray[np.float32]:
