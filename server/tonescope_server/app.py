@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -123,6 +123,7 @@ class Daemon:
         log.info("listening", address=self.address, store=str(config.store), methods=len(self.host.methods))
         for failure in self.host.failures:
             log.warning("plugin not loaded", plugin=failure.plugin, why=failure.message)
+        self._say_passed_over()
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Drain and stop, within the grace: not serving → told in-band → streams end → stop."""
@@ -178,16 +179,24 @@ class Daemon:
         while self.totals.open_streams:
             await asyncio.sleep(0.02)
 
+    def _say_passed_over(self, before: Collection[str] = ()) -> None:
+        """Log what the store holds that is no model, but for what was said before."""
+        for note in self._store.notes:
+            if note not in before:
+                log.warning("no model", why=note)
+
     async def _refresh(self) -> None:
         """Look through the store for changes, now and then, and tell those who watch."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._config.store_refresh_s)
+            before = self._store.notes
             try:
                 changed = await loop.run_in_executor(self._loading, self._store.refresh)
             except ConfigurationError as error:
                 log.warning("store not read", why=str(error))
                 continue
+            self._say_passed_over(before)
             if changed:
                 log.info("store changed", models=[f"{name}/{version}" for name, version in changed])
                 await self._watch.tell()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -192,6 +194,22 @@ def test_metrics_count_what_the_streams_did(start: Start) -> None:
         list(call)
     assert "tonescope_streams_open 1.0" in text
     assert 'tonescope_windows_total{outcome="failed"} 1.0' in text
+
+
+def test_what_a_store_holds_that_is_no_model_is_logged_once(start: Start, tmp_path: Path, shared: Path) -> None:
+    for name in ("pose_v1.safetensors", "sample_room.adapter.safetensors"):
+        shutil.copy(shared / "real/ruview" / name, tmp_path)
+    process = start("--store", str(tmp_path), "--store-refresh-s", "0.1", "--log-format", "json")
+    address_of(process)
+    time.sleep(0.5)  # several looks through the store
+    process.terminate()
+    _, logged = process.communicate(timeout=30)
+    (line,) = [line for line in logged.splitlines() if "adapter" in line]
+    line = json.loads(line)
+    assert (line["level"], line["event"]) == ("warning", "no model")
+    assert line["why"].endswith(
+        'model = { weights = "pose_v1.safetensors", adapter = "sample_room.adapter.safetensors" }'
+    )
 
 
 def test_a_second_signal_does_not_wait_for_the_grace(start: Start) -> None:

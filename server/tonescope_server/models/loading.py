@@ -14,6 +14,7 @@ from pathlib import Path
 from tonescope_server.csi.cells import CellMap, cell_map
 from tonescope_server.csi.tones import ToneTable
 from tonescope_server.errors import ManifestError, TonescopeError
+from tonescope_server.models.adapters import is_adapter, joining_line
 from tonescope_server.models.architectures import Architecture, built_in_architectures
 from tonescope_server.models.loaders import LoadedGraph
 from tonescope_server.models.loaders.onnx import load_onnx
@@ -64,7 +65,7 @@ def load_model(
     known = built_in_architectures() if architectures is None else architectures
     if manifest is not None and Path(path).suffix == ".toml":
         raise ManifestError(f"{path}: expected a model file or folder beside another manifest, got a manifest")
-    files = _files(Path(path), manifest, adapter, weights)
+    files = _files(Path(path), manifest, adapter, weights, known)
     stated = files.manifest
     if files.weights.suffix == ".onnx":
         loaded = _load_onnx(files, known)
@@ -105,14 +106,18 @@ def _frames_stated(manifest: Manifest) -> bool:
 
 
 def _files(
-    path: Path, manifest: Manifest | str | Path | None, adapter: str | Path | None, weights: str | Path | None
+    path: Path,
+    manifest: Manifest | str | Path | None,
+    adapter: str | Path | None,
+    weights: str | Path | None,
+    known: Mapping[str, Architecture],
 ) -> _Files:
     if not path.exists():
         raise ManifestError(f"{path}: expected a model file or folder, got nothing of that name")
     folder = path if path.is_dir() else path.parent
     stated, source = _manifest(path, folder, manifest)
     if path.is_dir() or path.suffix == ".toml":
-        found = inside(source, stated.model.weights) if stated.model.weights else only_weights(folder)
+        found = inside(source, stated.model.weights) if stated.model.weights else only_weights(folder, known)
     else:
         found = path
     if found.suffix not in SUFFIXES:
@@ -157,7 +162,7 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def only_weights(folder: Path) -> Path:
+def only_weights(folder: Path, architectures: Mapping[str, Architecture]) -> Path:
     """Return the only model file of a folder.
 
     Raises:
@@ -166,7 +171,11 @@ def only_weights(folder: Path) -> Path:
     found = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file())
     if len(found) != 1:
         got = ", ".join(p.name for p in found) or "none"
-        raise ManifestError(f"{folder}: expected one model file, got {got}: state [model] weights in {MANIFEST}")
+        adapters = [path for path in found if is_adapter(path, architectures)]
+        joined = "".join(f"; with an adapter: {joining_line(path, found, architectures)}" for path in adapters)
+        raise ManifestError(
+            f"{folder}: expected one model file, got {got}: state [model] weights in {MANIFEST}{joined}"
+        )
     return found[0]
 
 

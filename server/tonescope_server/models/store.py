@@ -17,10 +17,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-
 from tonescope_server.errors import (
     ConfigurationError,
     MissingWeightsError,
@@ -28,8 +24,8 @@ from tonescope_server.errors import (
     TonescopeError,
     UnknownModelError,
 )
+from tonescope_server.models.adapters import fitting, is_adapter, joining_line
 from tonescope_server.models.architectures import Architecture, built_in_architectures
-from tonescope_server.models.loaders.safetensors import is_adapter
 from tonescope_server.models.loading import MANIFEST, SUFFIXES, load_model, named
 from tonescope_server.models.model import Model
 
@@ -265,22 +261,22 @@ def _bare_files(
             continue
         if path.stem in graphs:
             yield (path.stem, ONLY_VERSION), _slot(graphs.pop(path.stem), path)
-        elif not _leaves(path, root) and is_adapter(_outline(path), architectures):
-            notes.append(f"{path.name}: an adapter by itself is not a model: a model.toml must name both")
+        elif not _leaves(path, root) and is_adapter(path, architectures):
+            notes.append(_adapter_note(path, files, root, architectures))
         else:
             yield (path.stem, ONLY_VERSION), _slot(path)
     for stem, path in graphs.items():
         yield (stem, ONLY_VERSION), _slot(path)
 
 
-def _outline(path: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """Return a safetensors file's names and shapes, without its numbers; nothing where it cannot be read."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError):
-        return {}
-    return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+def _adapter_note(path: Path, files: list[Path], root: Path, architectures: Mapping[str, Architecture]) -> str:
+    """Say that an adapter is no model, which weights here it fits, and what to write to have both as one."""
+    inside = [each for each in files if not _leaves(each, root)]
+    fits = ", ".join(each.name for each in fitting(path, inside, architectures))
+    return (
+        f"{path.name}: an adapter by itself is no model; it fits {fits or 'no weights here'}: for a model of both, put "
+        f"them into a folder of their own with this {MANIFEST}: {joining_line(path, inside, architectures)}"
+    )
 
 
 def _holds_model(folder: Path) -> bool:

@@ -87,6 +87,10 @@ def choose_architecture(
     found = [architecture for architecture in architectures.values() if architecture.matches(tensors)]
     if len(found) == 1:
         return found[0]
+    if any(architecture.matches_adapter(tensors) for architecture in architectures.values()) and not found:
+        raise TensorMismatchError(
+            f"{where}: expected a model, got an adapter: load the weights it belongs to, and give it as their adapter"
+        )
     names = list(tensors)
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     which = ", ".join(sorted(a.name for a in found or architectures.values())) or "none"
@@ -94,12 +98,6 @@ def choose_architecture(
     raise TensorMismatchError(
         f"{where}: {verdict} with its tensors ({shown}): state [model] architecture, one of: {which}"
     )
-
-
-def is_adapter(tensors: Tensors, architectures: Mapping[str, Architecture]) -> bool:
-    """Say whether the tensors are an adapter of some architecture and no model of any."""
-    known = architectures.values()
-    return any(a.matches_adapter(tensors) for a in known) and not any(a.matches(tensors) for a in known)
 
 
 def load_safetensors(
