@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from pydantic import ValidationError
 
+from tonescope_server.engine.applicability import why_not
 from tonescope_server.engine.jacobian import jacobian
 from tonescope_server.engine.null_sums import NullSums
 from tonescope_server.engine.plan import Plan, PlanCache
@@ -29,16 +30,16 @@ from tonescope_server.errors import (
     UnknownTensorError,
     UnsupportedOperatorError,
 )
-from tonescope_server.gradients import differentiable, missing_rules
+from tonescope_server.gradients import differentiable, refused_operators
 from tonescope_server.gradients.activity import is_float
 from tonescope_server.gradients.differentiate import named, values_by_name
 from tonescope_server.gradients.prepass import infer_shapes
 from tonescope_server.gradients.rule_set import operator_name
+from tonescope_server.gradients.seed import Seed
 from tonescope_server.gradients.tape import Tape
 from tonescope_server.models.loading import MANIFEST, SUFFIXES, load_model
 from tonescope_server.models.model import Model, TensorSpec
 from tonescope_server.models.store import ModelStore
-from tonescope_server.plugin.api import Method, Requirement
 from tonescope_server.plugin.host import PluginHost
 from tonescope_server.types import Attribution, FloatArray, Prediction
 
@@ -68,6 +69,7 @@ class Explainer:
         self.host = host
         self._threads = threads
         self._cache = PlanCache() if cache is None else cache
+        self._known_reasons: dict[Seed, dict[str, str]] = {}
 
     @classmethod
     def load(
@@ -305,17 +307,14 @@ class Explainer:
         """Return for each method "" where it can explain the model's first output, else why it cannot."""
         if self.why_it_cannot_run:
             return dict.fromkeys(sorted(self.host.methods), self.why_it_cannot_run)
-        return {name: self._why_not(method) for name, method in sorted(self.host.methods.items())}
+        return self._reasons(self.resolve(None).seed)
 
-    def _why_not(self, method: Method) -> str:
-        """Return why a method cannot explain the model's first output; "" where it can."""
-        if method.requirement is Requirement.PREDICTIONS:
-            return ""
-        name = getattr(method, "rule_set", "standard")
-        missing = self._missing if name == "standard" else self._missing_in(name)
-        if not missing:
-            return ""
-        return f"no rule for operator {', '.join(dict.fromkeys(operator_name(n) for n in missing))}"
+    def _reasons(self, seed: Seed) -> dict[str, str]:
+        """Return for each method why it cannot explain what a seed differentiates; "" where it can."""
+        if seed not in self._known_reasons:
+            methods = sorted(self.host.methods.items())
+            self._known_reasons[seed] = {name: why_not(method, lambda: self._tape(seed)) for name, method in methods}
+        return dict(self._known_reasons[seed])
 
     @cached_property
     def why_it_cannot_run(self) -> str:
@@ -334,7 +333,7 @@ class Explainer:
     def operators(self) -> list[tuple[str, int, bool]]:
         """Return each operator, how often it occurs, and whether the standard rule set can differentiate it."""
         names = [operator_name(n) for n in self.model.graph.graph]
-        lacking = {operator_name(n) for n in self._missing}
+        lacking = self._refused
         counts = sorted(((names.count(n), n) for n in set(names)), key=lambda pair: (-pair[0], pair[1]))
         return [(name, count, name not in lacking) for count, name in counts]
 
@@ -365,13 +364,10 @@ class Explainer:
         return any(operator_name(n) == "QuantizeLinear" for n in self.model.graph.graph)
 
     @cached_property
-    def _missing(self) -> Sequence[Any]:
-        return self._missing_in("standard")
-
-    def _missing_in(self, rule_set: str) -> Sequence[Any]:
-        graph = self._graph.graph
-        by = [v for v in graph.inputs if v.name == self.model.input.name]
-        return missing_rules(graph, graph.outputs[:1], by, self.host.rule_set(rule_set))
+    def _refused(self) -> set[str]:
+        """The operators on the way to the first output of which the standard rule set refuses at least one."""
+        first = str(self._graph.graph.outputs[0].name)
+        return refused_operators(self._graph, self.model.input.name, first, self.host.rule_set("standard"))
 
     def _value(self, at: str) -> str:
         """Return the name of a value; asked of the model's own graph, for a plan's has lifted layers in it.
@@ -403,24 +399,20 @@ class Explainer:
         return of_module
 
     def _compile(self, resolved: Resolved, describe: Callable[[Tape], object], keep: Sequence[str]) -> Plan:
-        model = self.model
-        tape = Tape(
-            self._graph,
-            model.input.name,
-            resolved.seed,
-            self.host.rule_set,
-            model.cells.tone_of_cell,
-            model.cells.n_tones,
-            keep=keep,
-        )
+        tape = self._tape(resolved.seed, keep)
         try:
             describe(tape)
         except UnsupportedOperatorError as error:
             if self.why_it_cannot_run:
                 raise ModelError(self.why_it_cannot_run) from error
-            raise _still_work(error, self.host.methods) from error
+            raise _still_work(error, self._reasons(resolved.seed)) from error
         graph = tape.finish()
         return Plan(graph, Session(graph, threads=self._threads), tape.rule_set_used)
+
+    def _tape(self, seed: Seed, keep: Sequence[str] = ()) -> Tape:
+        cells = self.model.cells
+        name, rules = self.model.input.name, self.host.rule_set
+        return Tape(self._graph, name, seed, rules, cells.tone_of_cell, cells.n_tones, keep=keep)
 
 
 def _from_store(store: ModelStore, asked: str) -> Model:
@@ -441,10 +433,10 @@ def installed_plugins() -> PluginHost:
     return PluginHost.load()
 
 
-def _still_work(error: UnsupportedOperatorError, methods: Mapping[str, Method]) -> UnsupportedOperatorError:
-    """Add, to an operator that cannot be differentiated, the methods that need no gradient."""
-    names = sorted(n for n, m in methods.items() if m.requirement is Requirement.PREDICTIONS)
-    return type(error)(f"{error}; these methods need no gradient and still work: {', '.join(names) or 'none'}")
+def _still_work(error: UnsupportedOperatorError, reasons: Mapping[str, str]) -> UnsupportedOperatorError:
+    """Add, to an operator that cannot be differentiated, the methods that explain the same target without that."""
+    names = sorted(name for name, why in reasons.items() if not why)
+    return type(error)(f"{error}; these methods still work: {', '.join(names) or 'none'}")
 
 
 def _first_line(method: str, error: ValidationError) -> str:

@@ -135,7 +135,7 @@ class Prepared:
         except TonescopeError:
             raise
         except Exception as error:
-            raise _blamed_on(self.method, error) from error
+            raise blamed_on(self.method, error) from error
 
     # -- graph methods ------------------------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class Prepared:
         except TonescopeError:
             raise
         except Exception as error:
-            raise _blamed_on(method, error) from error
+            raise blamed_on(method, error) from error
 
     def _run_graph(self, x: FloatArray, check: Check) -> _Found:
         method = self.method
@@ -289,7 +289,7 @@ def _keeps(method: Method, name: str) -> bool:
     return getattr(type(method), name, None) is getattr(GraphMethod, name)
 
 
-def _blamed_on(method: Method, error: Exception) -> PluginError:
+def blamed_on(method: Method, error: Exception) -> PluginError:
     """Put whatever a method raised into one line."""
     first = (str(error).splitlines() or [""])[0]
     return PluginError(f"method '{method.name}' failed: {type(error).__name__}: {first}")

@@ -17,7 +17,7 @@ from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.prepass import check_opset, infer_shapes, inline_functions
 from tonescope_server.gradients.rule_set import ZERO_DERIVATIVE, RuleSet, operator_name
 from tonescope_server.gradients.rule_sets.standard import STANDARD
-from tonescope_server.gradients.walk import pull_back, pull_back_each
+from tonescope_server.gradients.walk import pull_back, pull_back_each, refused
 
 COTANGENT = "cotangent:"
 GRADIENT = "gradient:"
@@ -90,6 +90,23 @@ def missing_rules(
     """Return the nodes between ``wrt`` and ``outputs``, in graphs inside nodes too, that the rule set cannot do."""
     found = activity(list(graph), outputs, wrt)
     return list(dict.fromkeys([*without_rule(found, rule_set), *on_integers(found)]))
+
+
+def refused_operators(model: ir.Model, wrt: str, output: str, rule_set: RuleSet = STANDARD) -> set[str]:
+    """Return the operators between two values of which a rule set refuses at least one node, for whatever reason.
+
+    Args:
+        model: as ``differentiable`` returns it, with its shapes inferred; it is not changed.
+        wrt: name of the value to differentiate by.
+        output: name of the output that is differentiated.
+        rule_set: the backward rules; those that compare with a reference are not asked for one.
+    """
+    graph = model.clone(deep_copy=False).graph
+    by = named(values_by_name(graph), wrt)
+    end = named({str(v.name): v for v in graph.outputs}, output)
+    seed = ir.Value(name=COTANGENT + output, shape=end.shape, type=end.type)
+    graph.inputs.append(seed)
+    return {operator_name(node) for node in refused(Context(graph), {end: seed}, [by], rule_set)}
 
 
 def values_by_name(graph: ir.Graph) -> dict[str, ir.Value]:

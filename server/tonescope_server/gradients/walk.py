@@ -74,6 +74,36 @@ def pull_back_each(
     return [context.op("Concat", *column, axis=0) for column in zip(*rows, strict=True)]
 
 
+def refused(
+    context: Context, seeds: Mapping[ir.Value, ir.Value], wrt: Sequence[ir.Value], rule_set: RuleSet
+) -> list[ir.Node]:
+    """Return the nodes that cannot be differentiated: by having each differentiated, past those that are refused.
+
+    Args:
+        context: emits into a graph that nobody else needs; what is emitted is of no use.
+        seeds: as for ``pull_back``.
+        wrt: as for ``pull_back``.
+        rule_set: as for ``pull_back``.
+    """
+    found = activity(list(context.graph), seeds, wrt)
+    context.rule_set = rule_set
+    context._needed = found.needed
+    without = {*without_rule(found, rule_set), *on_integers(found)}
+    nodes = [n for n in found.nodes if n in without]
+    cotangents: dict[ir.Value, ir.Value] = dict(seeds)
+    for node in reversed(found.nodes):
+        try:
+            if node not in without:
+                _apply(context, node, cotangents, rule_set)
+                continue
+        except UnsupportedOperatorError:
+            nodes.append(node)
+        for value in operands(node):  # so that what lies before it is asked too
+            if value is not None and value in found.needed and is_float(value) and value not in cotangents:
+                cotangents[value] = context.zeros_like(value)
+    return nodes
+
+
 def _refuse(found: Activity, rule_set: RuleSet) -> None:
     for node in on_integers(found):
         raise UnsupportedOperatorError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import onnx_ir as ir
 
+from tonescope_server.gradients.activity import is_float
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.prepass._graph import input_of, remove_unused
 from tonescope_server.gradients.rule_set import operator_name
@@ -136,8 +137,8 @@ class _Lift:
 def _is_1d_layer(node: ir.Node) -> bool:
     if operator_name(node) not in ("Conv", "MaxPool", "AveragePool"):
         return False
-    shape = input_of(node, 0).shape
-    return shape is not None and len(shape) == 3
+    operand = input_of(node, 0)  # one of integers has no blocked kernel, and is refused by the name it has
+    return operand.shape is not None and len(operand.shape) == 3 and is_float(operand)
 
 
 def _lifted_shape(value: ir.Value) -> ir.Shape | None:
