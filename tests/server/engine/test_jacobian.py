@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from tonescope_server import Target
+from tonescope_server import Explainer, Target
 from tonescope_server.engine.jacobian import FOLDED_WINDOWS, ROWS_PER_RUN, TARGETS_PER_GRAPH
 from tonescope_server.errors import MethodNotApplicableError, TargetError, UnknownTensorError
 from tonescope_server.testing import tiny_models, tiny_windows
@@ -121,3 +123,42 @@ def test_an_unknown_value_is_refused(explainers):
         explainers["conv_1d"].jacobian(windows("conv_1d"), [0], at="nowhere")
     with pytest.raises(UnknownTensorError, match="at least one name"):
         explainers["conv_1d"].jacobian(windows("conv_1d"), [0], at=[])
+
+
+def two_headed(tmp_path):
+    """Save and load a network of two heads, and of a third output that has no slope."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["left"]),
+        helper.make_node("Tanh", ["left"], ["y"]),
+        helper.make_node("MatMul", ["x", "b"], ["right"]),
+        helper.make_node("Exp", ["right"], ["z"]),
+        helper.make_node("Sign", ["x"], ["flat"]),
+    ]
+    generator = np.random.default_rng(0)
+    weights = {n: generator.standard_normal((4, 3)).astype(np.float32) for n in "ab"}
+    info = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", None]) for n in ("y", "z", "flat")}
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])
+    constants = [numpy_helper.from_array(v, n) for n, v in weights.items()]
+    graph = helper.make_graph(nodes, "heads", [x], list(info.values()), constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "m.onnx")
+    return Explainer.load(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("count", [1, FOLDED_WINDOWS + 1])
+def test_what_no_target_depends_on_has_a_jacobian_of_zeros(tmp_path, count):
+    explainer, x = two_headed(tmp_path), np.random.default_rng(1).standard_normal((count, 4)).astype(np.float32)
+    flat = [Target.element(k, "flat") for k in range(4)]
+    agrees(explainer, x, flat, explainer.jacobian(x, flat))  # the input itself, through what has no slope
+    agrees(explainer, x, [0, 1], explainer.jacobian(x, [0, 1], at="right"), at="right")  # the other head
+    assert not explainer.jacobian(x, flat).any()
+    assert not explainer.jacobian(x, [0, 1], at="right").any()
+
+
+@pytest.mark.parametrize("count", [1, FOLDED_WINDOWS + 1])
+def test_a_tap_beside_the_path_of_one_target_has_the_others_gradients(tmp_path, count):
+    explainer, x = two_headed(tmp_path), np.random.default_rng(1).standard_normal((count, 4)).astype(np.float32)
+    targets = [Target.element(2, "y"), Target.element(2, "z"), Target.mean(), Target.mean(output="z")]
+    found = explainer.jacobian(x, targets, at=["left", "right"])
+    for at, got in found.items():
+        agrees(explainer, x, targets, got, at=at)
+    assert [bool(row.any()) for row in found["right"]] == [False, True, False, True]
