@@ -10,6 +10,11 @@ import onnx_ir as ir
 from tonescope_server.gradients.rule_set import ZERO_DERIVATIVE, RuleSet, operator_name
 from tonescope_server.gradients.subgraphs import captured, graphs_of, operands, with_inner
 
+BITWISE = frozenset({"BitCast"})
+"""Operators that read floats as integers bit by bit: what is done to those is no function with a derivative of zero."""
+
+_MAKE_INTEGERS = frozenset({"QuantizeLinear", *BITWISE})
+
 
 @dataclass(frozen=True)
 class Activity:
@@ -32,6 +37,7 @@ def activity(nodes: Sequence[ir.Node], seeds: Iterable[ir.Value], wrt: Iterable[
     """Return what lies between ``wrt`` and ``seeds``."""
     needed = set(wrt)
     quantised: set[ir.Value] = set()
+    bits: set[ir.Value] = set()
     on_integers: set[ir.Node] = set()
     downstream: list[ir.Node] = []
     for node in nodes:
@@ -44,7 +50,10 @@ def activity(nodes: Sequence[ir.Node], seeds: Iterable[ir.Value], wrt: Iterable[
             quantised.update(node.outputs)
         elif name == "QuantizeLinear":
             quantised.add(node.outputs[0])
-        made = [v for v in node.outputs if is_float(v) or v in quantised or _is_of_unknown_type(v)]
+        elif name in BITWISE or any(v in bits for v in read):
+            # Followed, so that the operator, which no rule set has a rule for, lies on the way and is refused.
+            bits.update(node.outputs)
+        made = [v for v in node.outputs if is_float(v) or v in quantised or v in bits or _is_of_unknown_type(v)]
         if made:
             downstream.append(node)
             needed.update(made)
@@ -67,9 +76,9 @@ def _is_of_unknown_type(value: ir.Value) -> bool:
 
 
 def _hands_out_integers(node: ir.Node) -> bool:
-    """Tell whether what a graph inside a node quantised may leave it without having been dequantised."""
+    """Tell whether integers that a graph inside a node made of floats, not by rounding alone, may leave it."""
     inner = with_inner(n for graph in graphs_of(node) for n in graph)
-    return any(operator_name(n) == "QuantizeLinear" for n in inner) and not all(is_float(v) for v in node.outputs)
+    return any(operator_name(n) in _MAKE_INTEGERS for n in inner) and not all(is_float(v) for v in node.outputs)
 
 
 @dataclass(frozen=True)

@@ -113,3 +113,65 @@ def test_an_operator_outside_onnx_is_refused_by_name_although_nothing_says_what_
     made = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
     with pytest.raises(UnsupportedOperatorError, match=r"'standard'.*com\.microsoft::Gelu \(node 'fused'\)"):
         differentiate(made, ["x"])
+
+
+def bits_of_x(*between, last="BitCast"):
+    """Floats read as integers bit by bit, what works on those, and back."""
+    return [
+        helper.make_node("BitCast", ["x"], ["n"], name="there", to=TensorProto.INT32),
+        *between,
+        helper.make_node(last, ["m" if between else "n"], ["y"], name="back", to=FLOAT),
+    ]
+
+
+def in_branches(nodes):
+    """An If whose branches both hold these nodes, from ``x`` to ``n``."""
+    out = [helper.make_tensor_value_info("n", TensorProto.INT32, None)]
+    branches = [helper.make_graph(nodes, f"branch{k}", [], out) for k in range(2)]
+    return helper.make_node("If", ["c"], ["m"], name="choice", then_branch=branches[0], else_branch=branches[1])
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        bits_of_x(),
+        bits_of_x(helper.make_node("BitwiseAnd", ["n", "mask"], ["m"])),
+        bits_of_x(helper.make_node("Sub", ["n", "mask"], ["m"]), last="Cast"),
+    ],
+    ids=["identity", "masked", "read as numbers"],
+)
+def test_floats_read_as_integers_bit_by_bit_are_refused_by_name(nodes):
+    """There and back is the identity, and the path through the integers must not look like a gradient of zero."""
+    with pytest.raises(UnsupportedOperatorError, match=r"no rule for operator BitCast \(node 'there'\)"):
+        differentiate(model(nodes, constants={"mask": np.int32(-2)}, opset=26), ["x"])
+
+
+def test_bits_that_leave_a_branch_as_integers_are_refused_by_name():
+    choice = in_branches(bits_of_x()[:1])
+    nodes = [*of_x("Greater", "s", "zero", outputs=["c"]), choice, helper.make_node("Cast", ["m"], ["y"], to=FLOAT)]
+    with pytest.raises(UnsupportedOperatorError, match=r"operator If at node 'choice'"):
+        differentiate(model(nodes, constants={"zero": np.float32(0)}, opset=26), ["x"])
+
+
+BESIDE = [helper.make_node("Mul", ["x", "x"], ["y"])]
+FOR_ITS_SIZE = [
+    helper.make_node("Shape", ["n"], ["size"]),
+    helper.make_node("Mul", ["x", "x"], ["s"]),
+    helper.make_node("Reshape", ["s", "size"], ["y"]),
+]
+
+
+@pytest.mark.parametrize("tail", [BESIDE, FOR_ITS_SIZE], ids=["beside", "for its size"])
+def test_bits_that_no_result_depends_on_do_no_harm(tail):
+    graph = differentiate(model([*bits_of_x()[:1], *tail], opset=26), ["x"])
+    assert "gradient:x" in [v.name for v in graph.graph.outputs]
+
+
+def test_rounding_to_an_integer_by_a_cast_has_no_gradient():
+    nodes = [
+        helper.make_node("Cast", ["x"], ["n"], to=TensorProto.INT32),
+        helper.make_node("Cast", ["n"], ["y"], to=FLOAT),
+    ]
+    session = ort.InferenceSession(ir.to_proto(differentiate(model(nodes), ["x"])).SerializeToString())
+    x = np.full((2, 3), 1.5, np.float32)
+    assert not session.run(["gradient:x"], {"x": x, "cotangent:y": x})[0].any()
