@@ -9,7 +9,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from tonescope_server.cli.console import out, progress, remark, write_json
+from tonescope_server.cli.console import out, progress, remark, say, write_json
 from tonescope_server.cli.identity import FEATURES, field_text, megahertz_text, tone_text
 from tonescope_server.cli.local import load
 from tonescope_server.cli.options import (
@@ -170,20 +170,20 @@ def write_all(found: Choice, folder: Path) -> list[Path]:
 
 def show(found: Choice) -> None:
     """Print the ranking, its stability, and the curve."""
-    out.print(headline(found), markup=False, soft_wrap=True)
+    say(headline(found))
     if found.table.rows_are == "features":
         remark(FEATURES)
-    out.print(_ABOUT_RANKING, soft_wrap=True)
+    say(_ABOUT_RANKING)
     out.print(_ranking_table(found))
     out.print()
-    out.print(_ABOUT_STABILITY, soft_wrap=True)
+    say(_ABOUT_STABILITY)
     out.print(_stability_table(found))
     out.print()
-    out.print(curve_text(found.curve), markup=False, soft_wrap=True)
+    say(curve_text(found.curve))
     out.print(_curve_table(found.curve))
     out.print()
     for text in verdicts(found):
-        out.print(text, markup=False, soft_wrap=True)
+        say(text)
 
 
 def headline(found: Choice) -> str:

@@ -59,7 +59,7 @@ def accuracy_figure(found: Choice) -> Figure:
     axes.set_ylabel(_AXIS[curve.measure])
     figure.suptitle("What the model can do with K tones", x=0.012, ha="left", fontsize=13, fontweight="bold")
     said = f"{_source(found)} · by {found.plan.method} on the other half · masked tones held at the {curve.fill}"
-    axes.set_title(said, loc="left", fontsize=8.5, color="#555555")
+    axes.set_title(said, loc="left", fontsize=8.5, color="#555555", parse_math=False)  # names may have a $ in them
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 

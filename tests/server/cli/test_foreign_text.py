@@ -52,7 +52,7 @@ def recording(write_jsonl) -> Path:
     random = np.random.default_rng(6)
     return write_jsonl(
         [{"type": "raw_csi", "sequence": i, "timestamp": i / 20, "subcarriers": random.random(56).tolist()}
-         for i in range(12)],
+         for i in range(24)],
         FILE,
     )  # fmt: skip
 
@@ -124,6 +124,12 @@ def test_doctor_shows_and_draws_names_as_they_are(run, store: Path, recording: P
     assert png.is_file()
 
 
+def test_tones_shows_and_draws_names_as_they_are(run, model, recording: Path, tmp_path: Path) -> None:
+    ran = run("tones", MODEL, recording, *model[2:], "--k", 8, "--random", 5, "--tried", 4, "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith(f"{MODEL} on {FILE}: ")
+
+
 @pytest.mark.parametrize("command", ["replay", "watch"])
 def test_what_a_daemon_says_is_shown_as_it_is(run, command: str, recording: Path, address: str) -> None:
     ran = run(command, recording, "--model", MODEL, "--server", address, "--as-fast-as-possible")
@@ -158,6 +164,6 @@ def test_no_command_writes_past_the_console() -> None:
     assert {name for name, text in texts.items() if re.search(r"\bConsole\(|markup=|from_markup|emoji=", text)} == set()
     # Whoever adds a command adds it to those above.
     assert set(COMMANDS) == {
-        "models", "inspect", "explain", "saliency", "doctor", "replay", "watch", "methods",
+        "models", "inspect", "explain", "saliency", "doctor", "tones", "replay", "watch", "methods",
         "serve", "demo", "ingest",  # these show nothing but what the ones above show
     }  # fmt: skip
