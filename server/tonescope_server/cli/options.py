@@ -78,7 +78,7 @@ GiveUpOption = Annotated[
         "--give-up-after",
         min=0,
         metavar="SECONDS",
-        help="How long to try to reach a daemon that is gone; 0 for not at all.",
+        help="How long to try to reach a daemon that is gone or, where given, not there yet; 0 for not at all.",
     ),
 ]
 

@@ -37,8 +37,8 @@ from tonescope_server.cli.options import (
 from tonescope_server.cli.outcome import connections_line, daemon_line, windows_line
 from tonescope_server.cli.pace import Played, play, speed_of
 from tonescope_server.cli.recordings import need_nodes, open_file, recording_statistics
-from tonescope_server.cli.remote import daemon, model_name, say_connection
-from tonescope_server.cli.usage import only
+from tonescope_server.cli.remote import daemon, model_name, say_connection, until_it_ends, wait_for
+from tonescope_server.cli.usage import is_given, only
 from tonescope_server.cli.warned import Warned
 from tonescope_server.csi.decoders import Recording
 from tonescope_server.csi.tones import tone_table
@@ -123,6 +123,7 @@ def replay(
     warned = Warned()
     nodes = frozenset(node or ())
     with daemon(server) as client:
+        wait_for(client, give_up_after if is_given(context, "give_up_after") else 0.0, err)
         total = sum(1 for _ in recording)
         with progress(f"{file.name} → {server}", total) as bar:
             stream = open_stream(
@@ -139,18 +140,19 @@ def replay(
                 retry=tonescope.Retry(give_up_after_s=give_up_after),
                 on_connection=lambda event: say_connection(event, err),
             )
-            with stream:
+            with until_it_ends(stream) as ended:
                 for explanation in stream:
                     results.setdefault(explanation.node_id, NodeResult()).take(explanation)
                     warned.take(explanation)
-    notices = played.told(stream.notices(), stream.summary)
-    if json is not None:
-        said = {"findings": section(findings_told(notices)), "warnings": warned.section()}
-        write_json(summary_of(played, results, stream) | said, json)
-    if json is None or str(json) != "-":
-        _show(played, results, stream)
-    warned.show({notice.code for notice in notices})
-    show_notices(notices)
+        notices = played.told(stream.notices(), stream.summary)
+        if json is not None:
+            said = {"findings": section(findings_told(notices)), "warnings": warned.section(), "error": ended.section}
+            write_json(summary_of(played, results, stream) | said, json)
+        if json is None or str(json) != "-":
+            _show(played, results, stream)
+        warned.show({notice.code for notice in notices})
+        show_notices(notices)
+        ended.again()
 
 
 def open_stream(
@@ -193,7 +195,7 @@ def summary_of(played: Played, results: Mapping[int, NodeResult], stream: tonesc
     return {
         "nodes": [_node(name, played, results.get(name, NodeResult()), stream) for name in sorted(played.sent)],
         "edges_of_samples": played.edges,
-        "records_skipped": {str(name): dict(kinds) for name, kinds in played.skipped.items()},
+        "records_skipped": {str(name): dict(kinds) for name, kinds in list(played.skipped.items())},
         "daemon": stream.summary,
         "client": stream.counts,
     }
@@ -243,7 +245,7 @@ def _show(played: Played, results: Mapping[int, NodeResult], stream: tonescope.L
         said = ", ".join(f"{name} {count}" for name, count in node["predictions"].items())
         if said:
             say(f"node {node['node']}: predictions: {said}")
-    for name, kinds in played.skipped.items():
+    for name, kinds in list(played.skipped.items()):
         say(f"node {'—' if name is None else name}: records without a frame: {listed(kinds)}")
     _show_counts(played, stream)
 

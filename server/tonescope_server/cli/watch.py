@@ -40,9 +40,9 @@ from tonescope_server.cli.options import (
 from tonescope_server.cli.outcome import connections_line, windows_line
 from tonescope_server.cli.pace import Played, play, speed_of
 from tonescope_server.cli.recordings import need_nodes, open_file
-from tonescope_server.cli.remote import daemon, say_connection
+from tonescope_server.cli.remote import daemon, say_connection, until_it_ends, wait_for
 from tonescope_server.cli.replay import FastOption, NodeOption, SpeedOption, open_stream
-from tonescope_server.cli.usage import only
+from tonescope_server.cli.usage import is_given, only
 from tonescope_server.cli.warned import Warned
 from tonescope_server.engine.explainer import installed_plugins
 
@@ -79,7 +79,9 @@ def watch(
     recording = open_file(file, installed_plugins(), format)
     need_nodes(recording, node or ())
     played, nodes = Played(), frozenset(node or ())
+    warned = Warned()
     with daemon(server) as client:
+        wait_for(client, give_up_after if is_given(context, "give_up_after") else 0.0, _aside())
         stream = open_stream(
             client,
             recording,
@@ -95,12 +97,15 @@ def watch(
             on_connection=lambda event: say_connection(event, _aside()),
         )
         heard: list[Notice] = []
-        with stream:
-            warned = Warned.of(show(stream, heard, played))
-    _show_skipped(played, stream)
-    warned.show({notice.code for notice in heard})
-    lines = windows_line(stream.counts), connections_line(stream.counts)
-    say("; ".join(each for each in lines if each))
+        with until_it_ends(stream) as ended:
+            for explanation in show(stream, heard, played):
+                warned.take(explanation)
+        _hear(stream, heard, played)
+        _show_skipped(played, stream)
+        warned.show({notice.code for notice in heard})
+        lines = windows_line(stream.counts), connections_line(stream.counts)
+        say("; ".join(each for each in lines if each))
+        ended.again()
 
 
 def _show_skipped(played: Played, stream: tonescope.LiveStream) -> None:

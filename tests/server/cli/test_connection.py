@@ -17,6 +17,8 @@ import pytest
 from tests.integration.client.daemons import Daemon, free_port
 from tonescope_server.demo import store_path
 
+from .conftest import Run
+
 Start = Callable[..., subprocess.Popen[str]]
 
 
@@ -137,12 +139,78 @@ def test_a_daemon_that_stays_away_ends_the_command_with_one_line_that_names_it(
 ) -> None:
     process = start(command, "--give-up-after", "1")
     mortal.stop(signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+    out, said = process.communicate(timeout=60)
     assert process.returncode == 1
+    lines = out.splitlines()
+    if command == "replay":
+        assert lines[0].split()[:2] == ["node", "frames"]
+        assert lines[-2] == "daemon: its counts are not known, as connections were lost before they were summed up"
+    assert re.search(r"\b[1-9]\d* windows explained, 0 dropped, 0 failed$", lines[-1])
     lost, error = said.splitlines()
     assert lost.endswith("; trying again for 1 s")
     assert error.startswith(f"tonescope: no daemon answers at {mortal.address}: ")
     assert error.endswith("; gave up after 1 s")
+
+
+def test_what_was_gathered_until_the_daemon_was_lost_is_written(start: Start, mortal: Daemon, tmp_path: Path) -> None:
+    process = start("replay", "--give-up-after", "1", "--json", str(tmp_path / "f.json"))
+    mortal.stop(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    report = json.loads((tmp_path / "f.json").read_text())
+    assert report["error"]["reason"] == "UNAVAILABLE"
+    assert mortal.address in report["error"]["message"]
+    assert report["client"]["answered"] == sum(node["windows_explained"] for node in report["nodes"]) > 0
+    assert report["client"]["unaccounted"] == 1
+    assert report["daemon"] is None
+
+
+@pytest.mark.parametrize("command", ["replay", "watch"])
+def test_what_was_gathered_until_ctrl_c_is_told(start: Start, tmp_path: Path, command: str) -> None:
+    process = start(command, *(["--json", str(tmp_path / "f.json")] if command == "replay" else []))
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == ""
+    assert re.search(r"\b[1-9]\d* windows explained, 0 dropped, 0 failed$", out.splitlines()[-1])
+    if command == "replay":
+        report = json.loads((tmp_path / "f.json").read_text())
+        assert report["error"] == {"reason": "INTERRUPTED", "message": "interrupted"}
+        assert report["client"]["answered"] > 0
+
+
+@pytest.mark.parametrize("command", ["replay", "watch"])
+def test_told_how_long_to_try_a_command_waits_for_a_daemon_that_is_late(recording: Path, command: str) -> None:
+    port = free_port()
+    arguments = [command, str(recording), "--server", f"127.0.0.1:{port}", "--as-fast-as-possible"]
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "tonescope_server.cli", *arguments, "--give-up-after", "60"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert waiting.stderr is not None
+    said = waiting.stderr.readline()
+    late = Daemon(store_path(), port)
+    try:
+        out, rest = waiting.communicate(timeout=60)
+    finally:
+        waiting.kill()
+        late.stop()
+    assert said.startswith(f"no daemon answers at 127.0.0.1:{port}: ")
+    assert said.endswith("; trying again for 60 s\n")
+    assert waiting.returncode == 0, rest
+    assert re.fullmatch(rf"connected to 127.0.0.1:{port}, after \d+\.\d s\n", rest)
+    assert "70 " in out.splitlines()[-1]
+
+
+def test_a_daemon_that_never_comes_ends_the_waiting(run: Run, recording: Path) -> None:
+    port = free_port()
+    ran = run("replay", recording, "--server", f"127.0.0.1:{port}", "--give-up-after", "0.5")
+    assert (ran.code, ran.out) == (1, "")
+    first, last = ran.err.splitlines()
+    assert first.endswith("; trying again for 0.5 s")
+    assert last == f"tonescope: no daemon answers at 127.0.0.1:{port} within 0.5 s"
 
 
 def test_told_not_to_try_again_the_command_ends_with_the_loss(start: Start, mortal: Daemon) -> None:
