@@ -35,6 +35,7 @@ from tonescope_server.gradients.activity import is_float
 from tonescope_server.gradients.differentiate import named, values_by_name
 from tonescope_server.gradients.prepass import infer_shapes
 from tonescope_server.gradients.rule_set import operator_name
+from tonescope_server.gradients.rules.quantization import rounds
 from tonescope_server.gradients.seed import Seed
 from tonescope_server.gradients.tape import Tape
 from tonescope_server.models.loading import MANIFEST, SUFFIXES, load_model
@@ -360,8 +361,8 @@ class Explainer:
 
     @cached_property
     def is_quantised(self) -> bool:
-        """Whether the model quantises what it computes with, so that every gradient is an estimate."""
-        return any(operator_name(n) == "QuantizeLinear" for n in self.model.graph.graph)
+        """Whether the model quantises what it computes with, in inner graphs too, so that gradients are estimates."""
+        return any(rounds(n) for n in self._graph.graph.all_nodes())
 
     @cached_property
     def _refused(self) -> set[str]:

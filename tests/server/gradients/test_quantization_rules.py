@@ -98,6 +98,60 @@ def test_what_is_explained_by_an_estimate_says_so(make_case, tmp_path):
     assert [w.code for w in result.warnings] == ["STRAIGHT_THROUGH"]
 
 
+def float_info(name):
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+
+
+def in_a_branch():
+    """Quantised in both branches of an If on the input."""
+    branches = [helper.make_graph(quantised("x", f"d{k}"), f"branch{k}", [], [float_info(f"d{k}")]) for k in range(2)]
+    return [
+        helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0),
+        helper.make_node("Greater", ["total", "zero"], ["c"]),
+        helper.make_node("If", ["c"], ["d"], then_branch=branches[0], else_branch=branches[1]),
+    ]
+
+
+def in_a_scan():
+    """Quantised step by step."""
+    body = helper.make_graph(quantised("step", "out"), "body", [float_info("step")], [float_info("out")])
+    axes = {"scan_input_axes": [1], "scan_output_axes": [1]}
+    return [helper.make_node("Scan", ["x"], ["d"], body=body, num_scan_inputs=1, **axes)]
+
+
+def in_eight_bits():
+    """Rounded to a floating type of eight bits, and back."""
+    return [
+        helper.make_node("Cast", ["x"], ["small"], to=TensorProto.FLOAT8E4M3FN),
+        helper.make_node("Cast", ["small"], ["d"], to=TensorProto.FLOAT),
+    ]
+
+
+@pytest.mark.parametrize("nodes", [in_a_branch, in_a_scan, in_eight_bits], ids=lambda f: f.__name__)
+def test_what_is_rounded_elsewhere_than_in_the_graph_itself_is_an_estimate_too(make_case, tmp_path, nodes):
+    total = helper.make_node("ReduceSum", ["d", "axes"], ["y"], keepdims=0)
+    constants = {"s": np.float32(0.1), "z": np.int8(0), "axes": np.array([1]), "zero": np.float32(0)}
+    model = make_case([*nodes(), total], (3, 4), constants, dtype=TensorProto.FLOAT, opset=21)
+    onnx.save(model, tmp_path / "rounded.onnx")
+    result = Explainer.load(tmp_path / "rounded.onnx").explain(random(2, 3, 4), "saliency", target=1)
+    assert np.abs(result.cells).max() > 0
+    assert [w.code for w in result.warnings] == ["STRAIGHT_THROUGH"]
+
+
+@pytest.mark.parametrize("kind", ["INT32", "FLOAT16", "DOUBLE"])
+def test_a_cast_to_a_type_that_is_not_for_quantising_is_no_estimate(make_case, tmp_path, kind):
+    nodes = [
+        helper.make_node("Cast", ["x"], ["small"], to=getattr(TensorProto, kind)),
+        helper.make_node("Cast", ["small"], ["d"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "d"], ["both"]),
+        helper.make_node("ReduceSum", ["both", "axes"], ["y"], keepdims=0),
+    ]
+    model = make_case(nodes, (3, 4), {"axes": np.array([1])}, dtype=TensorProto.FLOAT, opset=21)
+    onnx.save(model, tmp_path / "cast.onnx")
+    result = Explainer.load(tmp_path / "cast.onnx").explain(random(2, 3, 4), "saliency", target=1)
+    assert "STRAIGHT_THROUGH" not in [w.code for w in result.warnings]
+
+
 def test_a_model_on_quantised_values_is_listed_as_not_differentiable(make_case, tmp_path):
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from tonescope_server.gradients.context import Context
-from tonescope_server.gradients.rule_set import Cotangents, Rule
+from tonescope_server.gradients.rule_set import Cotangents, Rule, operator_name
 from tonescope_server.gradients.rules.elementwise import required
 
 _RANGES = {
@@ -20,6 +20,14 @@ _RANGES = {
     ir.DataType.UINT16: (0, 65535), ir.DataType.INT16: (-32768, 32767),
     ir.DataType.UINT4: (0, 15), ir.DataType.INT4: (-8, 7),
 }  # fmt: skip
+
+
+def rounds(node: ir.Node) -> bool:
+    """Tell whether an operator's derivative is an estimate: quantising, or a Cast to a floating type below 16 bits."""
+    name, kind = operator_name(node), node.outputs[0].dtype
+    if name in ("Cast", "CastLike"):
+        return kind is not None and kind.is_floating_point() and kind.bitwidth < 16
+    return name == "QuantizeLinear"
 
 
 def quantize_linear(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
