@@ -7,13 +7,22 @@ from math import prod
 
 import onnx_ir as ir
 
+from tonescope_server.errors import MethodNotApplicableError
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.seed import Seed, weights_name
 
 
 def flat_output(context: Context, value: ir.Value) -> ir.Value:
-    """Return an output as ``(batch, elements)``."""
+    """Return an output as ``(batch, elements)``.
+
+    Raises:
+        MethodNotApplicableError: it has no batch axis.
+    """
     dims = context.dims(value)
+    if not dims:
+        raise MethodNotApplicableError(
+            f"output '{value.name}': expected a batch axis first, got one number for all windows together"
+        )
     if len(dims) == 2:
         return value
     sizes = [d for d in dims[1:] if isinstance(d, int)]

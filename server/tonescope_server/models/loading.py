@@ -229,6 +229,12 @@ def _specs(stated: Manifest, loaded: LoadedGraph, where: str) -> tuple[TensorSpe
         raise ManifestError(
             f"{where}: input.shape: expected {explained.shape[1:]} as in the graph, got {stated.input.shape}"
         )
+    first = graph.outputs[0]
+    if first.shape is not None and not len(first.shape):
+        raise ManifestError(
+            f'{where}: output "{first.name}": expected a batch axis first, got one number for all windows together: '
+            "export what is said of each"
+        )
     return explained, output_specs(graph.outputs)
 
 

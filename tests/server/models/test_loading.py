@@ -3,9 +3,12 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
-from tonescope_server.errors import ManifestError
+from tonescope_server import Explainer, Target
+from tonescope_server.errors import ManifestError, MethodNotApplicableError
 from tonescope_server.models.loading import load_model
 from tonescope_server.models.manifest import Manifest
 
@@ -157,3 +160,30 @@ def test_a_manifest_takes_no_other_beside_it(folder):
 def test_an_onnx_model_takes_no_adapter(shared):
     with pytest.raises(ManifestError, match="an adapter needs safetensors weights"):
         load_model(shared / "golden/A_count/model.onnx", adapter=shared / "golden/B_pose_adapter/adapter.safetensors")
+
+
+def _with_a_loss(path, outputs):
+    nodes = [
+        helper.make_node("ArgMin", ["x"], ["class"], axis=1, keepdims=0),
+        helper.make_node("SoftmaxCrossEntropyLoss", ["x", "class"], ["loss"]),
+        helper.make_node("Tanh", ["x"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 4]) for n in "xy")
+    info = {"y": y, "loss": helper.make_tensor_value_info("loss", TensorProto.FLOAT, [])}
+    graph = helper.make_graph(nodes, "g", [x], [info[n] for n in outputs])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+
+def test_a_first_output_of_one_number_for_all_windows_is_refused(tmp_path):
+    _with_a_loss(tmp_path / "loss.onnx", ["loss"])
+    with pytest.raises(ManifestError, match=r'^loss\.onnx: output "loss": expected a batch axis first, got one number'):
+        load_model(tmp_path / "loss.onnx")
+
+
+def test_such_an_output_beside_the_first_is_refused_as_a_target_only(tmp_path):
+    _with_a_loss(tmp_path / "both.onnx", ["y", "loss"])
+    explainer, x = Explainer.load(tmp_path / "both.onnx"), np.ones((2, 4), np.float32)
+    assert explainer.gradient(x, 1).any()
+    for ask in (explainer.score, explainer.gradient):
+        with pytest.raises(MethodNotApplicableError, match="output 'loss': expected a batch axis first"):
+            ask(x, Target.element(0, "loss"))
