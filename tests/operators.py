@@ -23,7 +23,7 @@ ONNX Runtime does not know yet down; what the converter cannot take is refused b
 graphs are computed in float32, with their own weights, and a warning of the model says so.
 
 "Since" is the opset of the newest version of the operator. "Other rules" names the rule sets that treat it in a way of
-their own; a rule set in parentheses refuses it.
+their own; a rule set in parentheses refuses it. "Refused" names forms of an operator that are refused by name, too.
 
 | operator | since | gradient | other rules |
 |---|---|---|---|
@@ -41,7 +41,9 @@ def table(host: PluginHost) -> str:
 def _row(name: str, others: list[RuleSet]) -> str:
     rule = STANDARD.rules[name]
     schema = onnx.defs.get_schema(name)
-    note = (inspect.getdoc(rule) or "").split("\n\n", 1)[0].replace("\n", " ").replace("|", "\\|").replace("``", "`")
+    first, *others_said = (inspect.getdoc(rule) or "").split("\n\n")
+    said = " ".join([first, *(part for part in others_said if part.startswith("Refused: "))])
+    note = said.replace("\n", " ").replace("|", "\\|").replace("``", "`")
     special = [r.name for r in others if r.rules.get(name) not in (None, rule)]
     refused = [f"({r.name})" for r in others if name not in r.rules]
     return f"| {name} | {schema.since_version} | {note} | {', '.join([*special, *refused])} |\n"

@@ -12,7 +12,10 @@ from tonescope_server.gradients.rules.elementwise import required
 
 
 def einsum(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Give A of "A,B→C" what "C,B→A" comes to; a letter that only A has is a sum, and spreads back."""
+    """Give A of "A,B→C" what "C,B→A" comes to; a letter that only A has is a sum, and spreads back.
+
+    Refused: an operand with an index twice, operands that broadcast through their ellipses.
+    """
     inputs, output = _subscripts(ctx, node)
     g = required(cotangents[0])
     found: list[ir.Value | None] = []

@@ -57,7 +57,10 @@ def identity(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir
 
 
 def dropout(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """The cotangent itself: outside training nothing is dropped."""
+    """The cotangent itself: outside training nothing is dropped.
+
+    Refused: training_mode.
+    """
     training = node.inputs[2] if len(node.inputs) > 2 else None
     known = ctx.value_of(training)
     if training is not None and (known is None or bool(np.any(known))):

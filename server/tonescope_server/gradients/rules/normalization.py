@@ -16,6 +16,8 @@ def batch_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> 
     """``g · scale/√(var + ε)`` per channel: at inference the statistics are constants.
 
     A convolution before it takes the factor into its weights.
+
+    Refused: training_mode, parameters that depend on the input.
     """
     if ctx.attribute(node, "training_mode", 0):
         raise ctx.unsupported(node, "training_mode is 1: its result depends on the rest of the batch")

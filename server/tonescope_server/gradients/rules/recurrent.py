@@ -31,19 +31,28 @@ _Values = Sequence[ir.Value]
 
 
 def lstm(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Gates i, o, f, c: ``c = f·c' + i·c̃``, ``h = o·tanh c``."""
+    """Gates i, o, f, c: ``c = f·c' + i·c̃``, ``h = o·tanh c``.
+
+    Refused: peepholes, input_forget, sequence_lens, clip, layout 1, other activations, weights that depend on the input.
+    """
     refuse_lstm(ctx, node)
     return through_layer(ctx, node, cotangents, _lstm_layer)
 
 
 def gru(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Gates z, r, h: ``h = (1 − z)·h̃ + z·h'``, the reset before or after the product."""
+    """Gates z, r, h: ``h = (1 − z)·h̃ + z·h'``, the reset before or after the product.
+
+    Refused: sequence_lens, clip, layout 1, other activations, weights that depend on the input.
+    """
     refuse_gru(ctx, node)
     return through_layer(ctx, node, cotangents, _gru_layer)
 
 
 def rnn(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """``h = tanh(…)``, or ``relu(…)``."""
+    """``h = tanh(…)``, or ``relu(…)``.
+
+    Refused: sequence_lens, clip, layout 1, other activations, weights that depend on the input.
+    """
     refuse_rnn(ctx, node)
     return through_layer(ctx, node, cotangents, _rnn_layer)
 

@@ -22,7 +22,11 @@ _SETTINGS = (
 
 
 def resize(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Multiply, axis by axis, with the transposed interpolation matrix, which ONNX's own reference supplies."""
+    """Multiply, axis by axis, with the transposed interpolation matrix, which ONNX's own reference supplies.
+
+    Refused: tf_crop_and_resize, keep_aspect_ratio_policy other than stretch, scales or sizes known only at run time of
+    axes that are resized.
+    """
     x, g = required(node.inputs[0]), required(cotangents[0])
     if ctx.attribute(node, "coordinate_transformation_mode", "") == "tf_crop_and_resize":
         raise ctx.unsupported(node, "coordinate_transformation_mode tf_crop_and_resize")

@@ -22,7 +22,10 @@ _AXIS_IS_AN_INPUT = 20
 
 
 def dft(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Multiply, along the axis, with the transposed matrix of the transform, which ONNX's own reference supplies."""
+    """Multiply, along the axis, with the transposed matrix of the transform, which ONNX's own reference supplies.
+
+    Refused: the first axis, an axis or length known only at run time, very long transforms.
+    """
     x, g = required(node.inputs[0]), required(cotangents[0])
     rank, opset = ctx.rank(x), ctx.graph.opset_imports.get("", _AXIS_IS_AN_INPUT)
     length = _constant(ctx, node, 1, "dft_length")
