@@ -33,7 +33,8 @@ _Values = Sequence[ir.Value]
 def lstm(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """Gates i, o, f, c: ``c = f·c' + i·c̃``, ``h = o·tanh c``.
 
-    Refused: peepholes, input_forget, sequence_lens, clip, layout 1, other activations, weights that depend on the input.
+    Refused: peepholes, input_forget, sequence_lens, clip, layout 1, other activations, weights that depend on the
+    input.
     """
     refuse_lstm(ctx, node)
     return through_layer(ctx, node, cotangents, _lstm_layer)
