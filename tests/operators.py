@@ -12,11 +12,16 @@ from tonescope_server.gradients.rule_sets.standard import STANDARD
 from tonescope_server.plugin.host import PluginHost
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
+# Those of ONNX's own cases that have these operators are differentiated by the tests, which is what puts them here.
+BY_FUNCTION = (
+    "Attention", "CausalConvWithState", "CenterCropPad", "LinearAttention", "NegativeLogLikelihoodLoss", "ReduceLogSum",
+    "ReduceSumSquare", "RotaryEmbedding", "SwiGLU", "Swish",
+)  # fmt: skip
 HEAD = """# Operators that can be differentiated
 
 Generated from the code by `make generate`; a test keeps it current. An operator that is not here is refused by name
 before anything runs, unless ONNX's specification defines it by a function of operators that are: then it is spelled out
-first (Attention, ReduceLogSum, ReduceSumSquare and the like). Methods that need predictions only work on every model.
+first, as those are of which the table says so. Methods that need predictions only work on every model.
 
 Files of opset 7 and newer are taken, up to what the installed onnx knows: those below 18 are converted up, those that
 ONNX Runtime does not know yet down; what the converter cannot take is refused by name. float16, bfloat16 and float64
@@ -33,7 +38,10 @@ their own; a rule set in parentheses refuses it. "Refused" names forms of an ope
 def table(host: PluginHost) -> str:
     """Return the whole document."""
     others = [rules for name, rules in sorted(host.rule_sets.items()) if name != STANDARD.name]
-    rows = [_row(name, others) for name in sorted(STANDARD.rules)]
+    rows = [
+        _row_by_function(name) if name not in STANDARD.rules else _row(name, others)
+        for name in sorted({*STANDARD.rules, *BY_FUNCTION})
+    ]
     zero = ", ".join(sorted(ZERO_DERIVATIVE))
     return f"{HEAD}{''.join(rows)}\nNothing flows back through {zero}, nor through whatever is not floating point.\n"
 
@@ -47,6 +55,12 @@ def _row(name: str, others: list[RuleSet]) -> str:
     special = [r.name for r in others if r.rules.get(name) not in (None, rule)]
     refused = [f"({r.name})" for r in others if name not in r.rules]
     return f"| {name} | {schema.since_version} | {note} | {', '.join([*special, *refused])} |\n"
+
+
+def _row_by_function(name: str) -> str:
+    schema = onnx.defs.get_schema(name)
+    assert schema.has_function or schema.has_context_dependent_function, name
+    return f"| {name} | {schema.since_version} | Spelled out by its function in ONNX's specification. | |\n"
 
 
 if __name__ == "__main__":
