@@ -29,7 +29,6 @@ from tonescope_server.reports.readings import Explained
 from tonescope_server.services.in_process import client_table
 
 ALIVE, NULL, NULL_ALIVE, DEAD = range(4)
-LONGEST = 30  # characters of a name: what a line has room for
 _COLOURS = {
     ALIVE: ("#dbe9f6", "carries signal, as it should"),
     NULL: ("#9a9a9a", "null, and never carries any"),
@@ -143,7 +142,7 @@ def _band(report: Report, made: Explained, reading: Reading, how: str) -> Band:
     n = len(folded)
     return Band(
         title=f"Where the model looks, {how}",
-        subtitle=f"{report.model.name[:LONGEST]} on {report.data.name[:LONGEST]}: "
+        subtitle=f"{report.model.name} on {report.data.name}: "
         f"mean |input × gradient| over {n} windows · "
         f'order "{reading.cell_order}", layout "{reading.layout}" · normalisation {made.windows.normalisation}',
         table=client_table(row_table(report.model.manifest, reading.layout)),

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from tonescope.results import Tone, ToneTable
@@ -25,6 +27,8 @@ DIVERGING = "RdBu"
 NULL_PATCH: dict[str, Any] = {"facecolor": "#f2f2f2", "edgecolor": "#c4c4c4", "hatch": "////", "lw": 0}
 MISSING_PATCH: dict[str, Any] = {"facecolor": "white", "edgecolor": "#cccccc", "hatch": "..", "lw": 0}
 DPI = 150
+MARGIN = 0.012  # of the figure's width, beside what is written above the drawing
+LONGEST_WORD = 40  # characters: fewer than fit in a line, in any letters
 MOST_NAMES = 40
 
 
@@ -93,7 +97,7 @@ def parts_figure(band: Band, parts: Sequence[tuple[str, npt.NDArray[Any]]]) -> F
                 _label_frequency(axes, tones, tones[0].training_field if len(fields) > 1 else "", below=False)
             if row == len(parts) - 1:
                 axes.set_xlabel(_index_label(tones))
-        grid[row][0].set_ylabel(f"{name}\n{band.unit}")
+        grid[row][0].set_ylabel(f"{name}\n{band.unit}", parse_math=False)
     _headline(figure, band)
     _legend(figure, band)
     return figure
@@ -278,13 +282,38 @@ def _label_seconds(axes: Axes, seconds_per_frame: float) -> None:
 
 
 def _headline(figure: Figure, band: Band) -> None:
-    """Write the two lines above everything; the drawing keeps clear of them, whatever the figure's height."""
-    height = figure.get_figheight()
-    plain: dict[str, Any] = {"ha": "left", "va": "top", "parse_math": False}  # a name may well have a $ in it
-    figure.text(0.012, 1 - 0.12 / height, band.title, fontsize=13, fontweight="bold", **plain)
-    figure.text(0.012, 1 - 0.38 / height, band.subtitle, fontsize=8.5, color="#555555", **plain)
+    """Write title and subtitle above everything; the drawing keeps clear of them, whatever the figure's height."""
+    height, top = figure.get_figheight(), 0.12
+    styles: tuple[dict[str, Any], ...] = (
+        {"fontsize": 13, "fontweight": "bold"},
+        {"fontsize": 8.5, "color": "#555555"},
+    )
+    for text, inches, below, style in zip((band.title, band.subtitle), (0.22, 0.15), (0.04, 0.07), styles, strict=True):
+        # A name may well have a $ in it.
+        artist = figure.text(MARGIN, 1 - top / height, "", ha="left", va="top", parse_math=False, **style)
+        top += inches * _fill(artist, text, figure) + below
     engine: Any = figure.get_layout_engine()
-    engine.set(rect=(0, 0, 1, 1 - 0.6 / height))
+    engine.set(rect=(0, 0, 1, 1 - top / height))
+
+
+def _fill(artist: Text, text: str, figure: Figure) -> int:
+    """Write a text in as many lines as it needs, so that none is cut off at the edge; return how many.
+
+    It is broken between words, and a word only where it is longer than a line may be.
+    """
+    width, height = figure.bbox.width, figure.bbox.height
+    renderer = RendererAgg(width, height, figure.dpi)  # type: ignore[no-untyped-call]
+    words = [word[i : i + LONGEST_WORD] for word in text.split() for i in range(0, len(word), LONGEST_WORD)]
+    lines = [""]
+    for word in words:
+        longer = f"{lines[-1]} {word}".strip()
+        artist.set_text(longer)
+        if lines[-1] and artist.get_window_extent(renderer).width > width * (1 - 2 * MARGIN):
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    artist.set_text("\n".join(lines))
+    return len(lines)
 
 
 def _legend(figure: Figure, band: Band) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
@@ -53,6 +55,22 @@ def test_bars_stand_at_their_subcarrier_index_coloured_by_sign(figures: list[Fig
         if bar.get_height()
     }
     assert drawn == {3: (2.0, pictures.POSITIVE), -4: (-1.0, pictures.NEGATIVE)}
+
+
+@pytest.mark.parametrize("name", ["rec_1772470567081-20260302_165607.csi.jsonl", "a long name " * 20, "W" * 250])
+def test_title_and_subtitle_take_as_many_lines_as_they_need(figures: list[Figure], tmp_path: Path, name: str) -> None:
+    said = f'count_v1 on {name}: mean |input × gradient| over 12 windows · order "tone_frame" · normalisation none · end'
+    drawn = replace(band("esp_lltf"), title=f"{name}: which tones", subtitle=said)
+    pictures.band_picture(drawn, tmp_path / "b.png")
+    cells = np.ones((5, len(drawn.table)))
+    pictures.map_picture(drawn, cells, cells, tmp_path / "m.png")
+    for figure in figures:
+        renderer = RendererAgg(figure.bbox.width, figure.bbox.height, figure.dpi)  # type: ignore[no-untyped-call]
+        title, subtitle = (text.get_window_extent(renderer) for text in figure.texts)
+        assert max(title.x1, subtitle.x1) < figure.bbox.width
+        assert title.y0 > subtitle.y1
+        assert subtitle.y0 > max(axes.get_tightbbox(renderer).y1 for axes in figure.axes)
+        assert "".join(figure.texts[1].get_text().split()) == "".join(said.split())
 
 
 def legend(figure: Figure) -> set[str]:
