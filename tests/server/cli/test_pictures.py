@@ -59,7 +59,8 @@ def test_bars_stand_at_their_subcarrier_index_coloured_by_sign(figures: list[Fig
 
 @pytest.mark.parametrize("name", ["rec_1772470567081-20260302_165607.csi.jsonl", "a long name " * 20, "W" * 250])
 def test_title_and_subtitle_take_as_many_lines_as_they_need(figures: list[Figure], tmp_path: Path, name: str) -> None:
-    said = f'count_v1 on {name}: mean |input × gradient| over 12 windows · order "tone_frame" · normalisation none · end'
+    how = 'order "tone_frame", layout "ruview56" · normalisation none · below: window 6'
+    said = f"count_v1 on {name}: mean |input × gradient| over 12 windows · {how}"
     drawn = replace(band("esp_lltf"), title=f"{name}: which tones", subtitle=said)
     pictures.band_picture(drawn, tmp_path / "b.png")
     cells = np.ones((5, len(drawn.table)))
