@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tonescope_server import Explainer
+from tonescope_server.cli import COMMANDS
 from tonescope_server.plugin import GraphMethod
 from tonescope_server.plugin.host import PluginHost
 from tonescope_server.testing import check_method, tiny_models, tiny_windows
@@ -129,6 +130,15 @@ def test_the_entry_point_in_the_documentation_is_the_groups_own():
     text = (ROOT / "docs" / "plugins.md").read_text()
     assert "[project.entry-points.tonescope]\n" in text
     assert 'my_plugin = "my_plugin"\n' in text
+
+
+def test_the_readme_has_a_row_for_every_command_and_the_changelog_names_it():
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `tonescope ")]
+    assert {name for row in rows for name in re.findall(r"`tonescope ([a-z]+)", row)} == set(COMMANDS)
+    assert all(row.split("|")[2].strip() for row in rows)
+    listed = re.search(r"^- Command line: (.+?)\.$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert listed is not None
+    assert set(re.findall(r"`([a-z]+)`", listed[1])) == set(COMMANDS)
 
 
 def test_no_fence_is_missed():
