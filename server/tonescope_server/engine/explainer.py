@@ -20,6 +20,7 @@ from tonescope_server.engine.plan import Plan, PlanCache
 from tonescope_server.engine.prediction import PredictionReader
 from tonescope_server.engine.prepared import Check, Prepared, never
 from tonescope_server.engine.session import Session
+from tonescope_server.engine.taps import made_by, values_to_tap
 from tonescope_server.engine.targets import Resolved, TargetLike, as_target, resolve
 from tonescope_server.engine.windows import checked
 from tonescope_server.errors import (
@@ -176,11 +177,11 @@ class Explainer:
             x: (batch, *input shape).
             target: as for ``explain``.
             at: ``"input"``; or a layer, by the name of its value in the graph, of its node, or by the path of its
-                module where the exporter recorded one. Or a list of such names.
+                module where the exporter recorded one: the first of its outputs. Or a list of such names.
             rule_set: backward rules by name.
 
         Returns:
-            (batch, *shape of the value); by the names in ``at`` where it is a list.
+            The shape of the value, in which most have the batch in front; by the names in ``at`` where it is a list.
 
         Raises:
             UnknownTensorError: no such value; the message lists some.
@@ -327,9 +328,11 @@ class Explainer:
         return ""
 
     def layers(self) -> tuple[TensorSpec, ...]:
-        """Return the internal values that a gradient can be taken by."""
-        found = [TensorSpec.of(v) for node in self.model.graph.graph for v in node.outputs]
-        return tuple(s for s in found if s.dtype.startswith(("float", "bfloat")) and s.shape[:1] == (-1,))
+        """Return the internal values that a gradient can be taken by: those that are computed from the input.
+
+        Not all have the batch in front: a recurrent layer's results have steps and directions before it.
+        """
+        return tuple(TensorSpec.of(v) for v in values_to_tap(self.model.graph.graph))
 
     def operators(self) -> list[tuple[str, int, bool]]:
         """Return each operator, how often it occurs, and whether the standard rule set can differentiate it."""
@@ -383,21 +386,10 @@ class Explainer:
         if at == "input":
             return self.model.input.name
         values = values_by_name(self.model.graph.graph)
-        name = at if at in values else self._named_otherwise(at)
+        name = at if at in values else made_by(self.model.graph.graph, at)
         if not is_float(named(values, name)):
             raise UnknownTensorError(f"value '{at}': expected floating point, got {values[name].dtype}")
         return name
-
-    def _named_otherwise(self, at: str) -> str:
-        """Return the value that a node or a module of that name makes: of a module the last; else the name itself."""
-        of_module = at
-        for node in self.model.graph.graph:
-            if node.name == at:
-                return node.outputs[0].name or at
-            module = TensorSpec.of(node.outputs[0]).module
-            if module == at or module.startswith(f"{at}."):
-                of_module = node.outputs[0].name or at
-        return of_module
 
     def _compile(self, resolved: Resolved, describe: Callable[[Tape], object], keep: Sequence[str]) -> Plan:
         tape = self._tape(resolved.seed, keep)

@@ -15,6 +15,7 @@ import numpy as np
 from tonescope_server.engine.plan import Plan
 from tonescope_server.engine.targets import Resolved, TargetLike
 from tonescope_server.errors import TargetError
+from tonescope_server.gradients.differentiate import named, values_by_name
 from tonescope_server.gradients.seed import Seed, Term, weights_name
 from tonescope_server.types import FloatArray
 
@@ -46,7 +47,7 @@ def jacobian(
         rule_set: backward rules by name.
 
     Returns:
-        By name: ``(targets, batch, *shape of the value)``.
+        By name: ``(targets, *shape of the value)``, in which the batch is where the value has it.
 
     Raises:
         TargetError: no target, or one that the model does not have; nothing was run.
@@ -54,6 +55,7 @@ def jacobian(
     count, resolve = _chosen(explainer, targets)
     fold = len(x) <= FOLDED_WINDOWS
     size = max(ROWS_PER_RUN // len(x), 1) if fold else TARGETS_PER_GRAPH
+    axes = [_batch_axis(explainer, name) for name in names]
     made: list[FloatArray] = []
     for first in range(0, count, size):
         part = resolve(slice(first, first + size))
@@ -64,12 +66,33 @@ def jacobian(
             # What nothing depends on has zeros, which no weight is read for: the plan then does not take it.
             results = plan.session.run({name: fed for name, fed in feeds.items() if name in plan.session.inputs})
             found = [results[f"jacobian:{number}"] for number in range(len(names))]
-            if found[0].shape[:2] == (count, len(x)):
+            if len(part) == count and len(x[rows]) == len(x):
                 return found
-            made = made or [np.empty((count, len(x), *v.shape[2:]), v.dtype) for v in found]
-            for whole, piece in zip(made, found, strict=True):
-                whole[first : first + len(part), rows] = piece
+            made = made or [_room(v, count, axis, len(x), len(x[rows])) for v, axis in zip(found, axes, strict=True)]
+            for whole, piece, axis in zip(made, found, axes, strict=True):
+                each = piece.shape[axis + 1] // len(x[rows])  # rows of a window: attention may fold its heads into them
+                place = slice(rows.start * each, rows.start * each + piece.shape[axis + 1])
+                whole[slice(first, first + len(part)), *[slice(None)] * axis, place] = piece
     return made
+
+
+def _batch_axis(explainer: Explainer, name: str) -> int:
+    """Return which axis of a value the windows are along: the first, where inference cannot tell.
+
+    Recurrent layers have steps in front, and directions.
+    """
+    value = named(values_by_name(explainer.model.graph.graph), name)
+    dims = [d if isinstance(d, int) else str(d.value) for d in value.shape or ()]
+    batch = str(explainer.model.graph.graph.inputs[0].shape[0])  # type: ignore[index]  # a model's input has a shape
+    open_axes = [axis for axis, d in enumerate(dims) if isinstance(d, str)]
+    return next((axis for axis in open_axes if dims[axis] == batch), open_axes[0] if open_axes else 0)
+
+
+def _room(like: FloatArray, count: int, axis: int, batch: int, rows: int) -> FloatArray:
+    """Return room for all targets and windows, of which a part was found."""
+    shape = [count, *like.shape[1:]]
+    shape[axis + 1] = shape[axis + 1] // rows * batch
+    return np.empty(shape, like.dtype)
 
 
 def _chosen(
