@@ -237,7 +237,9 @@ class Tape:
             )
         context = self.context
         flat = context.op("Reshape", points.value, context.ints([-1, *self.x.shape]))
-        flat.shape, flat.type = ir.Shape(["points", *self.x.shape]), ir.TensorType(self._dtype)
+        batch = context.dims(self._input)[0]  # by the name that the model's values have it by, which it now is for
+        flat.shape = ir.Shape([batch if isinstance(batch, str) else "points", *self.x.shape])
+        flat.type = ir.TensorType(self._dtype)
         self._feed_model_with(flat)
         per_window = context.op("Shape", points.value, start=0, end=2)
         outputs = [self._unflattened(v, per_window) for v in self._model_outputs]

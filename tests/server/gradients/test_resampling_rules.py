@@ -6,10 +6,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from tests.server.gradients.control_flow import node, random
+from tonescope_server import Explainer
 from tonescope_server.errors import UnsupportedOperatorError
 from tonescope_server.gradients import differentiate
 
@@ -95,3 +96,16 @@ def test_sizes_that_are_not_the_operands_own_are_refused_by_axis(make_case):
     model = ir.from_proto(make_case(nodes, (2, 4, 5), fixed=False))
     with pytest.raises(UnsupportedOperatorError, match="standard': axis 2 is resized and its size is not static"):
         differentiate(model, ["x"])
+
+
+def test_an_input_that_is_resized_at_once_has_a_path(make_case, tmp_path):
+    """Its points take the place of the batch that the sizes are computed from."""
+    nodes = [*EXPORTED, helper.make_node("Resize", ["x", "", "", "sizes"], ["large"], mode="linear")]
+    nodes += [node("Mul", "large large", "square"), node("GlobalAveragePool", "square", "mean")]
+    nodes += [node("Flatten", "mean", "y")]
+    onnx.save(make_case(nodes, (2, 4, 5), INTS, dtype=TensorProto.FLOAT), tmp_path / "m.onnx")
+    explainer, x = Explainer.load(tmp_path / "m.onnx"), random(3, 2, 4, 5).astype(np.float32)
+    assert set(explainer.applicability().values()) == {""}
+    found = explainer.explain(x, "integrated_gradients", 1)
+    # The gradient of a square is linear along the path: the half of it is right wherever it is integrated.
+    np.testing.assert_allclose(found.cells, x * explainer.gradient(x, 1) / 2, rtol=1e-4, atol=1e-6)
