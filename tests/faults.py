@@ -54,7 +54,7 @@ def clean_frames(seed: int, declared: Declared) -> Stream:
         amplitude = capture.amplitude
         follows = np.arange(len(amplitude)) > 0
         rows = np.arange(N_TONES)
-        made.append(Series(amplitude, rows, follows, (capture.node_id, "", 0), capture.time_s))
+        made.append(Series(amplitude, rows, follows, (capture.node_id, "", 0, amplitude.shape[1]), capture.time_s))
     return Stream(declared, made)
 
 

@@ -127,7 +127,7 @@ class Client:
             declared_rows: whether to bring that per row of the axis that the model calls its tones as well.
             parts: whether to bring that per antenna link and component as well.
             normalise: "", "none", "manifest", "recording" or "running"; empty takes the windows as they are.
-            statistics: (mean, std) or (mean, std, node_id) for "recording".
+            statistics: (mean, std), (mean, std, node_id) or (mean, std, node_id, frame_length) for "recording".
             raise_problems: whether a window that cannot be explained raises, or is answered by its ``problem``.
             timeout: seconds for the whole batch.
             **parameters: the method's own parameters.

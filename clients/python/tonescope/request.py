@@ -101,7 +101,12 @@ TargetLike = Target | int | str | tuple[int, ...] | None
 """None is the model's own default: the predicted class, or the mean of a regression's output."""
 FrameLike = Frame | npt.NDArray[Any] | bytes
 WindowLike = Window | npt.NDArray[Any]
-Statistics = tuple[npt.ArrayLike, npt.ArrayLike] | tuple[npt.ArrayLike, npt.ArrayLike, int]
+Statistics = (
+    tuple[npt.ArrayLike, npt.ArrayLike]
+    | tuple[npt.ArrayLike, npt.ArrayLike, int]
+    | tuple[npt.ArrayLike, npt.ArrayLike, int, int]
+)
+"""Mean and standard deviation per tone, of which node, and of frames of how many tones."""
 
 NORMALISATIONS = {
     "": csi_pb2.NORMALISATION_UNSPECIFIED,
@@ -230,17 +235,16 @@ def options(
 
 
 def statistics_messages(statistics: Sequence[Statistics]) -> list[csi_pb2.ToneStatistics]:
-    """Build per-tone statistics from (mean, std) or (mean, std, node_id) tuples."""
+    """Build per-tone statistics from (mean, std), (mean, std, node_id) or (mean, std, node_id, frame_length)."""
     messages = []
     for each in statistics:
         try:
             mean, std = (np.asarray(part, dtype=np.float32) for part in each[:2])
         except (TypeError, ValueError) as error:
-            raise ParameterError("statistics: expected (mean, std) or (mean, std, node_id) of numbers") from error
+            raise ParameterError("statistics: expected (mean, std[, node_id[, frame_length]]) of numbers") from error
         message = csi_pb2.ToneStatistics(mean=to_tensor(mean), std=to_tensor(std))
-        if len(each) == 3:
-            node = built(csi_pb2.ToneStatistics, ParameterError, "statistics: ", node_id=each[2])
-            message.node_id = node.node_id
+        of = dict(zip(("node_id", "frame_length"), each[2:], strict=False))
+        message.MergeFrom(built(csi_pb2.ToneStatistics, ParameterError, "statistics: ", **of))
         messages.append(message)
     return messages
 

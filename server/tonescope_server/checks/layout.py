@@ -78,7 +78,7 @@ class Reading:
             return cells.reshape(len(cells), self.n_frames, self.n_tones)
         return cells.reshape(len(cells), self.n_tones, self.n_frames).transpose(0, 2, 1)
 
-    def series(self, cells: npt.NDArray[np.float32], key: StreamKey = (0, "", 0)) -> Series:
+    def series(self, cells: npt.NDArray[np.float32], key: StreamKey = (0, "", 0, 0)) -> Series:
         """Lay windows end to end, columns that are no tone left out."""
         frames = self.frames(cells)
         follows = np.tile(np.arange(self.n_frames) > 0, len(cells))

@@ -32,14 +32,14 @@ class Series:
         time_s, rssi_dbm, agc_gain: ``[n_frames]``, NaN where not known; None where never known.
 
     Attributes:
-        key: node, transmitter, antenna.
+        key: node, transmitter, antenna, length of the frames as they came.
         one_clock: whether ``time_s`` is of a clock that every node shares; else it counts from the node's own start.
     """
 
     amplitude: FloatArray
     rows: IntArray
     follows: BoolArray
-    key: StreamKey = (0, "", 0)
+    key: StreamKey = (0, "", 0, 0)
     time_s: Float64Array | None = None
     rssi_dbm: Float64Array | None = None
     agc_gain: Float64Array | None = None
@@ -138,7 +138,7 @@ def series_of(frames: Iterable[Frame | Skipped]) -> list[Series]:
         values = np.stack([frame.values for frame in alike])
         amplitude = (np.abs(values) if values.dtype.kind == "c" else values).astype(np.float32, copy=False)
         by_antenna = amplitude.reshape(len(alike), -1, shape[-1]).swapaxes(0, 1)
-        made += [_series((node, transmitter, rx), rows, alike) for rx, rows in enumerate(by_antenna)]
+        made += [_series((node, transmitter, rx, shape[-1]), rows, alike) for rx, rows in enumerate(by_antenna)]
     return sorted(made, key=len, reverse=True)
 
 

@@ -19,14 +19,14 @@ from tonescope_server.csi.normalisation import statistics
 from tonescope_server.csi.quantities import FrameReader
 from tonescope_server.errors import EmptyRecordingError, ParameterError
 from tonescope_server.live.intake import Intake
-from tonescope_server.live.messages import Job, Options, Summary
+from tonescope_server.live.messages import Job, Options, StatisticsKey, Summary
 from tonescope_server.live.protocol import negotiate
 from tonescope_server.models.model import Model
 from tonescope_server.models.rows import frame_reader
 from tonescope_server.plugin.host import PluginHost
 from tonescope_server.types import FloatArray
 
-NodeStatistics = dict[int, tuple[FloatArray, FloatArray]]
+MeasuredStatistics = dict[tuple[int, int], tuple[FloatArray, FloatArray]]
 
 
 @dataclass
@@ -110,11 +110,11 @@ def need_nodes(recording: Recording, asked: Collection[int]) -> None:
 
 def recording_statistics(
     recording: Iterable[Frame | Skipped], lengths: Sequence[int], reader: FrameReader
-) -> NodeStatistics:
-    """Measure mean and standard deviation per node of every value of a frame, over the frames that windows take."""
+) -> MeasuredStatistics:
+    """Measure mean and standard deviation of every value of the frames that windows take, by node and frame length."""
     rows = reader.columns((item for item in recording if isinstance(item, Frame)), lengths)
-    measured = {node: statistics(np.stack(kept)) for node, kept in rows.items()}
-    return {node: (mean.astype(np.float32), std.astype(np.float32)) for node, (mean, std) in measured.items()}
+    measured = {key: statistics(np.stack(kept)) for key, kept in rows.items()}
+    return {key: (mean.astype(np.float32), std.astype(np.float32)) for key, (mean, std) in measured.items()}
 
 
 def windows_of(
@@ -130,7 +130,7 @@ def windows_of(
         EmptyRecordingError: it makes not one window for this model.
     """
     asked = Options(hop_frames=hop, normalisation=normalise or None)
-    measured: dict[int | None, tuple[FloatArray, FloatArray]] = {}
+    measured: dict[StatisticsKey, tuple[FloatArray, FloatArray]] = {}
     if (normalise or model.manifest.normalisation.kind) == "recording":
         lengths = negotiate(Options(), model, 1).frame_lengths
         measured.update(recording_statistics(recording, lengths, frame_reader(model.manifest, model.table)).items())

@@ -180,7 +180,7 @@ def open_stream(
     if (normalise or manifest.normalisation.kind) == "recording":
         reader = frame_reader(manifest, tone_table(detail.tone_table.id, len(detail.tone_table)))
         measured = recording_statistics(recording, _lengths(detail), reader)
-        statistics = [(mean, std, node) for node, (mean, std) in measured.items()]
+        statistics = [(mean, std, node, length) for (node, length), (mean, std) in measured.items()]
         return client.live(model=name, normalise="recording", statistics=statistics, **options)
     return client.live(model=name, normalise=normalise, **options)
 

@@ -204,7 +204,7 @@ class RecordingNormaliser:
     """z-scores with the statistics of a whole recording: observe all of it, then apply."""
 
     name = "recording"
-    summary = "z-scores with the statistics of the recording itself, per node and transmitter"
+    summary = "z-scores with the statistics of the recording itself, per node, transmitter and frame length"
 
     def for_stream(
         self,
@@ -220,7 +220,7 @@ class RunningNormaliser:
     """z-scores with the statistics of the stream so far."""
 
     name = "running"
-    summary = "z-scores with the statistics of the stream so far, per node and transmitter"
+    summary = "z-scores with the statistics of the stream so far, per node, transmitter and frame length"
 
     def for_stream(
         self,

@@ -102,15 +102,14 @@ class FrameReader:
             read = np.stack([np.abs(values), self._phases.read(values)], axis=-2)
         return read.reshape(-1).astype(np.float32, copy=False)
 
-    def columns(self, frames: Iterable[Frame], lengths: Iterable[int]) -> dict[int, list[FloatArray]]:
-        """Read every usable part of frames, by node: what statistics of a recording are measured on."""
-        taken, rows = set(lengths), dict[int, list[FloatArray]]()
+    def columns(self, frames: Iterable[Frame], lengths: Iterable[int]) -> dict[tuple[int, int], list[FloatArray]]:
+        """Read every usable part of frames, by node and length: what statistics of a recording are measured on."""
+        taken, rows = set(lengths), dict[tuple[int, int], list[FloatArray]]()
         for frame in frames:
-            if frame.n_tones not in taken or not np.isfinite(frame.values).all():
-                continue
-            for part in self.parts(frame):
-                if not self.refusal(part):
-                    rows.setdefault(frame.node_id, []).append(self.read(part[..., : self.n_tones]))
+            for part in self.parts(frame) if frame.n_tones in taken else ():
+                cut = part[..., : self.n_tones]
+                if np.isfinite(cut).all() and not self.refusal(cut):
+                    rows.setdefault((frame.node_id, frame.n_tones), []).append(self.read(cut))
         return rows
 
 

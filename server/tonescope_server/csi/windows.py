@@ -1,14 +1,15 @@
 """Sliding windows over frames: one ring a stream, and the rules for gaps, duplicates and mixed lengths.
 
-A stream is one transmitter heard by one antenna of one node, or, for windows of several links, by all of them: streams
-never share a window. What a frame's values become is in ``quantities``; what a model does with a window is not known
-here.
+A stream is one transmitter heard by one antenna of one node, or, for windows of several links, by all of them, in
+frames of one length: streams never share a window. Frames of several lengths have one counter at their source, so the
+rules for sequence numbers are the source's. What a frame's values become is in ``quantities``; what a model does with a
+window is not known here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +22,12 @@ from tonescope_server.csi.tones import ToneTable
 from tonescope_server.errors import ParameterError
 from tonescope_server.types import FloatArray
 
+TOO_MANY = "too_many_streams"
 _SEQUENCE_PERIOD = 1 << 32
 
-StreamKey = tuple[int, str, int]
+SourceKey = tuple[int, str, int]
+StreamKey = tuple[int, str, int, int]
+"""Node, transmitter, antenna, and tones of a frame as it came; 0 tones for windows that were sent as such."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +45,7 @@ class Window:
         capture_time_ns: when the newest frame was taken, nanoseconds since the Unix epoch; None where not known.
         index: 0, 1, … within the stream.
         rx: the antenna of the node; None where frames have one, and where a window holds several links.
+        frame_length: tones of the frames as they came; where it is more than the window has, it holds the first ones.
     """
 
     frames: FloatArray
@@ -51,11 +56,12 @@ class Window:
     capture_time_ns: int | None
     index: int
     rx: int | None = None
+    frame_length: int = 0
 
     @property
     def key(self) -> StreamKey:
-        """Name the stream: node, transmitter, antenna."""
-        return (self.node_id, self.transmitter, self.rx or 0)
+        """Name the stream: node, transmitter, antenna, length of its frames."""
+        return (self.node_id, self.transmitter, self.rx or 0, self.frame_length)
 
 
 @dataclass
@@ -71,7 +77,7 @@ class WindowCounts:
         missing: sequence numbers missing at those places.
         duplicates: frames dropped because their sequence number was the last one seen.
         reordered: frames dropped because a newer one had been seen.
-        restarts: times a stream began again, after a gap too wide or a source that restarted.
+        restarts: times a source's streams began again, after a gap too wide or as it restarted.
     """
 
     frames: int = 0
@@ -87,17 +93,24 @@ class WindowCounts:
 class _Stream:
     """The ring of one stream. Each row is stored twice, so that any window is one contiguous slice."""
 
-    __slots__ = ("filled", "index", "last", "position", "rows", "sequences", "until_next")
+    __slots__ = ("filled", "index", "position", "rows", "sequences", "until_next")
 
     def __init__(self, n_frames: int, n_tones: int) -> None:
         self.rows = np.empty((2 * n_frames, n_tones), dtype=np.float32)
         self.sequences = [0] * n_frames
-        self.last: int | None = None
         self.index = 0
         self.restart()
 
     def restart(self) -> None:
         self.position = self.filled = self.until_next = 0
+
+
+@dataclass(slots=True)
+class _Source:
+    """One counter of frames, and a stream for each length that they have."""
+
+    last: int | None = None
+    streams: dict[int, _Stream] = field(default_factory=dict)
 
 
 def accepted_lengths(table: ToneTable) -> tuple[int, ...]:
@@ -117,13 +130,14 @@ class Windower:
 
     - a frame of a length not in ``accept`` is skipped as ``length_<n>``, one with NaN or infinity as
       ``non_finite``; both keep their place in the sequence, so they make no gap;
+    - frames of several accepted lengths make windows of their own, and no gaps for each other;
     - one that the reader cannot read, as the word it gives: ``no_phase``, ``links_<n>``;
     - the same sequence number as the last: a duplicate, dropped;
     - up to ``reorder_span`` behind the last: reordered, dropped;
-    - further behind: the source restarted, so the stream begins again (a counter of 32 bits that wraps did
+    - further behind: the source restarted, so its streams begin again (a counter of 32 bits that wraps did
       not);
-    - a gap of up to ``max_gap`` missing numbers is bridged; a wider one begins the stream again, so that with
-      the default of 0 no window spans a gap;
+    - a gap of up to ``max_gap`` missing numbers is bridged; a wider one begins the source's streams again, so that
+      with the default of 0 no window spans a gap;
     - frames without a sequence number are numbered here, one after the other;
     - streams beyond ``max_streams`` are skipped as ``too_many_streams``: memory is bounded.
 
@@ -134,7 +148,7 @@ class Windower:
         accept: frame lengths taken; empty means ``n_tones`` alone. See ``accepted_lengths``.
         max_gap: missing frames a window may span.
         reorder_span: how far behind a frame may be before it means a restart.
-        max_streams: streams held at most.
+        max_streams: streams held at most, and sources.
         reader: what reads the values of a window off frames; None for amplitudes, each antenna by itself.
 
     Attributes:
@@ -177,7 +191,8 @@ class Windower:
         self.taken: list[tuple[StreamKey, FloatArray]] = []
         self._reader = reader
         self._n_columns = n_tones if reader is None else reader.n_columns
-        self._streams: dict[StreamKey, _Stream] = {}
+        self._sources: dict[SourceKey, _Source] = {}
+        self._n_streams = 0
 
     def push(self, frame: Frame) -> list[Window]:
         """Take one frame; give the windows it completes (one for each antenna, at most)."""
@@ -195,10 +210,8 @@ class Windower:
 
     def reset(self) -> None:
         """Forget every stream; keep the counts."""
-        self._streams.clear()
-
-    def __iter__(self) -> Iterator[StreamKey]:
-        return iter(self._streams)
+        self._sources.clear()
+        self._n_streams = 0
 
     def _parts(self, frame: Frame) -> Sequence[npt.NDArray[Any]]:
         if self._reader is not None:
@@ -206,21 +219,25 @@ class Windower:
         return [frame.amplitude] if frame.values.ndim == 1 else frame.amplitude  # type: ignore[return-value]
 
     def _push(self, frame: Frame, part: npt.NDArray[Any], rx: int | None) -> Window | None:
-        key = (frame.node_id, frame.transmitter, rx or 0)
-        stream = self._stream(key)
-        if stream is None:
-            self.counts.skipped["too_many_streams"] += 1
+        key, length = (frame.node_id, frame.transmitter, rx or 0), part.shape[-1]
+        source = self._source(key)
+        if source is None:
+            self.counts.skipped[TOO_MANY] += 1
             return None
-        sequence = self._admit(stream, frame.sequence)
+        sequence = self._admit(source, frame.sequence)
         if sequence is None:
             return None
         row = self._read(part)
         if isinstance(row, str):
             self.counts.skipped[row] += 1
             return None
+        stream = self._stream(source, length)
+        if stream is None:
+            self.counts.skipped[TOO_MANY] += 1
+            return None
         self.counts.frames += 1
-        self.taken.append((key, row))
-        return self._append(stream, row, sequence, frame, rx)
+        self.taken.append(((*key, length), row))
+        return self._append(stream, row, sequence, frame, rx, length)
 
     def _read(self, part: npt.NDArray[Any]) -> FloatArray | str:
         """Read the values of a frame, or say in a word why it is skipped."""
@@ -234,21 +251,28 @@ class Windower:
             return part
         return self._reader.refusal(part) or self._reader.read(part)
 
-    def _stream(self, key: StreamKey) -> _Stream | None:
-        stream = self._streams.get(key)
-        if stream is None and len(self._streams) < self.max_streams:
-            stream = self._streams[key] = _Stream(self.window_frames, self._n_columns)
+    def _source(self, key: SourceKey) -> _Source | None:
+        source = self._sources.get(key)
+        if source is None and len(self._sources) < self.max_streams:
+            source = self._sources[key] = _Source()
+        return source
+
+    def _stream(self, source: _Source, length: int) -> _Stream | None:
+        stream = source.streams.get(length)
+        if stream is None and self._n_streams < self.max_streams:
+            self._n_streams += 1
+            stream = source.streams[length] = _Stream(self.window_frames, self._n_columns)
         return stream
 
-    def _admit(self, stream: _Stream, sequence: int | None) -> int | None:
+    def _admit(self, source: _Source, sequence: int | None) -> int | None:
         """Apply the rules for sequence numbers; give the frame's number, or None where it is dropped."""
-        last = stream.last
+        last = source.last
         if last is None:
-            stream.last = sequence or 0
-            return stream.last
+            source.last = sequence or 0
+            return source.last
         if sequence is None:
-            stream.last = last + 1
-            return stream.last
+            source.last = last + 1
+            return source.last
         step = sequence - last
         if step < -_SEQUENCE_PERIOD // 2:
             step += _SEQUENCE_PERIOD
@@ -263,11 +287,14 @@ class Windower:
             self.counts.missing += step - 1
         if step < 0 or step - 1 > self.max_gap:
             self.counts.restarts += 1
-            stream.restart()
-        stream.last = sequence
+            for stream in source.streams.values():
+                stream.restart()
+        source.last = sequence
         return sequence
 
-    def _append(self, stream: _Stream, row: FloatArray, sequence: int, frame: Frame, rx: int | None) -> Window | None:
+    def _append(
+        self, stream: _Stream, row: FloatArray, sequence: int, frame: Frame, rx: int | None, length: int
+    ) -> Window | None:
         n, at = self.window_frames, stream.position
         stream.rows[at] = row
         stream.rows[at + n] = row
@@ -294,4 +321,5 @@ class Windower:
             frame.unix_time_ns,
             index,
             rx,
+            length,
         )

@@ -22,6 +22,7 @@ from tonescope_server.live.messages import (
     Options,
     ReceivedWindow,
     Rejected,
+    StatisticsKey,
     Summary,
     Undecodable,
     Warned,
@@ -161,7 +162,7 @@ class Intake:
 
     def _job_of(self, window: Window, now: float) -> Job:
         try:
-            frames = self._normalise.apply(window.frames, window.node_id, window.key)
+            frames = self._normalise.apply(window.frames, window.key)
             cells: npt.NDArray[Any] | TonescopeError = checked(self._model, self._cells.arrange(frames)[None])
         except TonescopeError as error:
             cells = error
@@ -190,7 +191,7 @@ class Intake:
         frames, node = self._cells.frames(cells)[0], window.node_id
         if self._normalise.observes:
             self._normalise.observe_window(frames, node)
-        normalised = self._normalise.apply(frames, node, (node, "", 0))
+        normalised = self._normalise.apply(frames, (node, "", 0, 0))
         return checked(self._model, self._cells.arrange(normalised)[None])
 
     def _next_index(self) -> int:
@@ -253,15 +254,15 @@ class StreamNormalisation:
 
     def __init__(self, name: str, options: Options, model: Model, normalisers: Mapping[str, Normaliser]) -> None:
         self.observes = name not in ("none", "manifest", "recording")
-        self._by_node: dict[int | None, StreamNormaliser] = {}
+        self._given: dict[StatisticsKey, StreamNormaliser] = {}
         self._stream: StreamNormaliser | None = None
         stated = model.manifest.normalisation
         if name == "recording":
             given = _named(normalisers, "manifest")
-            for node, (mean, std) in options.statistics.items():
+            for key, (mean, std) in options.statistics.items():
                 if mean.shape != (model.cells.n_columns,):
                     raise ShapeError(f"statistics: expected {model.cells.n_columns} tones, got {mean.shape}")
-                self._by_node[node] = given.for_stream(mean, std, stated.eps)
+                self._given[key] = given.for_stream(mean, std, stated.eps)
         else:
             mean_stated, std_stated = column_statistics(model.manifest, model.cells.n_columns)
             self._stream = _named(normalisers, name).for_stream(mean_stated, std_stated, stated.eps)
@@ -274,18 +275,22 @@ class StreamNormalisation:
     def observe_window(self, frames: npt.NDArray[Any], node: int) -> None:
         """Take note of a window that came as such."""
         if self._stream is not None:
-            self._stream.observe(frames, (node, "", 0))
+            self._stream.observe(frames, (node, "", 0, 0))
 
-    def apply(self, frames: npt.NDArray[Any], node: int, key: StreamKey) -> FloatArray:
+    def apply(self, frames: npt.NDArray[Any], key: StreamKey) -> FloatArray:
         """Normalise a window.
 
         Raises:
-            ParameterError: no statistics were sent for this node.
+            ParameterError: no statistics were sent for this node, or none for frames of this length.
         """
-        stream = self._stream or self._by_node.get(node) or self._by_node.get(None)
-        if stream is None:
-            raise ParameterError(f"normalisation: expected the recording's statistics of node {node}, got none")
-        return stream.apply(frames, key)
+        if self._stream is not None:
+            return self._stream.apply(frames, key)
+        node, length = key[0], key[3]
+        for name in ((node, length), (node, None), (None, length), (None, None)):
+            if name in self._given:
+                return self._given[name].apply(frames, key)
+        whose = f"node {node}{f', frames of {length} tones' if length else ''}"
+        raise ParameterError(f"normalisation: expected the recording's statistics of {whose}, got none")
 
 
 def _named(normalisers: Mapping[str, Normaliser], name: str) -> Normaliser:

@@ -13,6 +13,9 @@ from tonescope_server.checks import Finding
 from tonescope_server.errors import TonescopeError
 from tonescope_server.types import Attribution, FloatArray, Target
 
+StatisticsKey = tuple[int | None, int | None]
+"""Node, and tones of its frames as they come; None for any."""
+
 
 class Overload(StrEnum):
     """What to do when windows come faster than they are explained."""
@@ -43,7 +46,8 @@ class Options:
     """How to open a stream, as asked. Zero, "" and None mean: as the manifest or the daemon has it.
 
     Attributes:
-        statistics: mean and standard deviation per tone, by node; under None, for every other node.
+        statistics: mean and standard deviation per tone, by node and length of the frames; under None, for every other
+            node or length.
         normalisation: a normaliser's name; None means the manifest's for frames, and none for windows.
         resume_from: by node, the last frame of the last window that was answered before a reconnection.
     """
@@ -57,7 +61,7 @@ class Options:
     window_frames: int = 0
     hop_frames: int = 0
     normalisation: str | None = None
-    statistics: Mapping[int | None, tuple[FloatArray, FloatArray]] = field(default_factory=dict)
+    statistics: Mapping[StatisticsKey, tuple[FloatArray, FloatArray]] = field(default_factory=dict)
     tone_layout: str = ""
     source_id: str = ""
     latency_budget_s: float = 0.0

@@ -265,21 +265,24 @@ def _usual_normalisation(data: Dataset, model: Model) -> str:
 
 
 def _normaliser(
-    name: str, explainer: Explainer, frames_by_node: dict[int, FloatArray]
+    name: str, explainer: Explainer, frames_of: dict[tuple[int, int], FloatArray]
 ) -> tuple[_Apply, _Observe | None]:
-    """Return what normalises, and what has to see the frames first; statistics are per node, as the daemon's are."""
+    """Return what normalises, and what has to see the frames first.
+
+    Statistics are by node and frame length, as the daemon's are.
+    """
     if name not in explainer.host.normalisers:
         known = ", ".join(explainer.host.normalisers)
         raise ParameterError(f"normalisation '{name}': unknown, expected one of {known}")
     stated = explainer.model.manifest.normalisation
     if name == "recording":
-        measured = {node: statistics(frames) for node, frames in frames_by_node.items()}
+        measured = {key: statistics(frames) for key, frames in frames_of.items()}
         given = explainer.host.normalisers["manifest"]
-        by_node = {
-            node: given.for_stream(mean.astype(np.float32), std.astype(np.float32), stated.eps)
-            for node, (mean, std) in measured.items()
+        fixed = {
+            key: given.for_stream(mean.astype(np.float32), std.astype(np.float32), stated.eps)
+            for key, (mean, std) in measured.items()
         }
-        return (lambda frames, key: by_node[key[0]].apply(frames, key)), None
+        return (lambda frames, key: fixed[key[0], key[3]].apply(frames, key)), None
     mean, std = column_statistics(explainer.model.manifest, explainer.model.cells.n_columns)
     stream = explainer.host.normalisers[name].for_stream(mean, std, stated.eps)
     observes = name not in ("none", "manifest")
@@ -290,8 +293,8 @@ def _from_frames(data: Dataset, explainer: Explainer, name: str, hop: int, cells
     lengths = frame_lengths(explainer.model)
     reader = frame_reader(explainer.model.manifest, cells.table)
     windower = Windower(cells.n_frames, hop, cells.n_tones, accept=lengths, reader=reader)
-    by_node = {node: np.stack(rows) for node, rows in reader.columns(data.frames, lengths).items()}
-    apply, observe = _normaliser(name, explainer, by_node)
+    frames_of = {key: np.stack(rows) for key, rows in reader.columns(data.frames, lengths).items()}
+    apply, observe = _normaliser(name, explainer, frames_of)
     made: list[FloatArray] = []
     raw: list[FloatArray] = []
     nodes: list[int] = []
@@ -316,8 +319,9 @@ def _from_cells(data: Dataset, lying: FloatArray, explainer: Explainer, name: st
     made = lying
     if name != "none":
         frames = cells.frames(lying)
-        by_node = {int(node): frames[data.node_ids == node].reshape(-1, cells.n_columns) for node in set(data.node_ids)}
-        apply, observe = _normaliser(name, explainer, by_node)
+        nodes = set(data.node_ids)
+        of = {(int(node), 0): frames[data.node_ids == node].reshape(-1, cells.n_columns) for node in nodes}
+        apply, observe = _normaliser(name, explainer, of)
         made = _stacked(list(_normalised(frames, data.node_ids, apply, observe, cells)), cells)
     return Windows(made, lying, data.node_ids, data.labels, name)
 
@@ -326,7 +330,7 @@ def _normalised(
     frames: FloatArray, nodes: IntArray, apply: _Apply, observe: _Observe | None, cells: CellMap
 ) -> Iterator[FloatArray]:
     for window, node in zip(frames, nodes, strict=True):
-        key = (int(node), "", 0)
+        key = (int(node), "", 0, 0)
         if observe is not None:
             observe(window, key)
         yield cells.arrange(apply(window, key))

@@ -30,7 +30,7 @@ from tonescope_server.errors import (
     TonescopeError,
     UnknownFormatError,
 )
-from tonescope_server.live.messages import Options, Overload, ReceivedWindow, Undecodable, Wanted
+from tonescope_server.live.messages import Options, Overload, ReceivedWindow, StatisticsKey, Undecodable, Wanted
 from tonescope_server.models.model import Model
 from tonescope_server.types import FloatArray, Target
 
@@ -303,13 +303,14 @@ def overload_code(overload: Overload) -> live_pb2.OverloadPolicy.ValueType:
 
 def statistics_of(
     messages: Iterable[csi_pb2.ToneStatistics],
-) -> dict[int | None, tuple[FloatArray, FloatArray]]:
-    """Read the statistics of a recording, by node; those of every other node are under None."""
-    found: dict[int | None, tuple[FloatArray, FloatArray]] = {}
+) -> dict[StatisticsKey, tuple[FloatArray, FloatArray]]:
+    """Read the statistics of a recording, by node and frame length; those of every other one are under None."""
+    found: dict[StatisticsKey, tuple[FloatArray, FloatArray]] = {}
     for message in messages:
         node = message.node_id if message.HasField("node_id") else None
+        length = message.frame_length if message.HasField("frame_length") else None
         mean, std = array_of(message.mean, "statistics mean"), array_of(message.std, "statistics std")
-        found[node] = (mean.astype(np.float32, copy=False), std.astype(np.float32, copy=False))
+        found[node, length] = (mean.astype(np.float32, copy=False), std.astype(np.float32, copy=False))
     return found
 
 

@@ -84,8 +84,12 @@ def test_a_word_that_is_not_known_is_named_with_those_that_are(name: str, value:
         ({"tone_layout": 64}, "tone_layout: expected text, got 64"),
         ({"version": 1}, "model version: expected text, got 1"),
         ({"method": 1}, "method name: expected text, got 1"),
-        ({"statistics": [(np.ones(3), "x")]}, "statistics: expected (mean, std) or (mean, std, node_id) of numbers"),
+        ({"statistics": [(np.ones(3), "x")]}, "statistics: expected (mean, std[, node_id[, frame_length]]) of numbers"),
         ({"statistics": [(np.ones(3), np.ones(3), -1)]}, "statistics: node_id: expected a whole number from 0 to"),
+        (
+            {"statistics": [(np.ones(3), np.ones(3), 0, -1)]},
+            "statistics: frame_length: expected a whole number from 0 to",
+        ),
         ({"foo": 1, "bar": 2}, "got 'foo', 'bar'"),
     ],
     ids=str,

@@ -9,9 +9,17 @@ import pytest
 
 from tonescope import Frame, Target, Window
 from tonescope.errors import FrameError, InvalidInputError, ParameterError, ShapeError, TargetError
-from tonescope.request import frame_message, method_call, model_ref, options, target_message, window_message
+from tonescope.request import (
+    frame_message,
+    method_call,
+    model_ref,
+    options,
+    statistics_messages,
+    target_message,
+    window_message,
+)
 from tonescope.tensors import to_array
-from tonescope_server.services.convert import target_of
+from tonescope_server.services.convert import statistics_of, target_of
 from tonescope_server.types import Target as ServerTarget
 
 
@@ -71,6 +79,14 @@ def test_a_model_with_two_versions_is_refused() -> None:
 def test_a_payload_that_is_none_is_refused(bad: Frame) -> None:
     with pytest.raises(FrameError, match=r"^frame: expected an array of numbers as amplitude or iq, or bytes as raw$"):
         frame_message(bad)
+
+
+def test_statistics_are_of_a_node_and_of_frames_of_a_length_or_of_any() -> None:
+    mean, std = np.arange(3.0), np.ones(3)
+    given = [(mean, std), (mean, std, 0), (mean, std, 7, 64), (mean, std, None, 56)]
+    understood = statistics_of(statistics_messages(given))  # type: ignore[arg-type]
+    assert list(understood) == [(None, None), (0, None), (7, 64), (None, 56)]
+    assert all(m.tolist() == [0, 1, 2] and s.tolist() == [1, 1, 1] for m, s in understood.values())
 
 
 @pytest.mark.parametrize("bad", [1.5, [1.5], object()])

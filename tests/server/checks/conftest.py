@@ -26,7 +26,7 @@ def amplitude():
 def series_from():
     def make(amplitude, node=1, **columns):
         follows = np.arange(len(amplitude)) > 0
-        return Series(amplitude, np.arange(amplitude.shape[1]), follows, (node, "", 0), **columns)
+        return Series(amplitude, np.arange(amplitude.shape[1]), follows, (node, "", 0, amplitude.shape[1]), **columns)
 
     return make
 

@@ -109,4 +109,4 @@ def test_statistics_are_measured_on_usable_frames_only() -> None:
     whole, nan = np.ones(64, np.complex64), np.full(64, np.nan, np.complex64)
     frames = [Frame(whole, 1), Frame(nan, 1), Frame(np.ones(128, np.complex64), 1), Frame(np.ones(64, np.float32), 2)]
     found = reader.columns(frames, (56, 64))
-    assert {node: [row.shape for row in rows] for node, rows in found.items()} == {1: [(112,)]}
+    assert {node: [row.shape for row in rows] for node, rows in found.items()} == {(1, 64): [(112,)]}

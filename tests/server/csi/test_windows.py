@@ -52,7 +52,7 @@ def test_windows_of_several_links_hold_what_the_reader_reads_and_belong_to_no_an
     (window,) = push_all(windower, frames)
     assert window.frames.tolist() == [[1, 3, 2, 0, 0, 5, 4, 0], [2, 6, 4, 0, 0, 10, 8, 0]]
     assert window.rx is None
-    assert [(key, row.tolist()) for key, row in windower.taken] == [((0, "", 0), [2, 6, 4, 0, 0, 10, 8, 0])]
+    assert [(key, row.tolist()) for key, row in windower.taken] == [((0, "", 0, 2), [2, 6, 4, 0, 0, 10, 8, 0])]
 
 
 def test_frames_that_the_reader_cannot_read_are_counted_by_its_words_and_keep_their_place():
@@ -106,7 +106,7 @@ def test_antennas_never_share_a_window():
     antennas = np.array([[1.0] * N, [2.0] * N], dtype=np.float32)
     windows = push_all(windower, (Frame(antennas * (i + 1), sequence=i) for i in range(2)))
     assert [(window.rx, values(window)) for window in windows] == [(0, [1, 2]), (1, [2, 4])]
-    assert {window.key for window in windows} == {(0, "", 0), (0, "", 1)}
+    assert {window.key for window in windows} == {(0, "", 0, N), (0, "", 1, N)}
 
 
 def test_frames_of_another_length_are_skipped_and_counted_without_making_a_gap():
@@ -116,6 +116,55 @@ def test_frames_of_another_length_are_skipped_and_counted_without_making_a_gap()
     assert [values(window) for window in windows] == [[0, 2, 4], [2, 4, 6], [4, 6, 8]]
     assert windower.counts.skipped == {"length_6": 5}
     assert windower.counts.gaps == 0
+
+
+def test_frames_of_two_accepted_lengths_never_share_a_window_and_make_no_gaps_for_each_other():
+    windower = Windower(4, 4, 56, accept=(56, 64))
+    windows = push_all(windower, [frame(i, i, n=64 if i % 2 else 56) for i in range(16)])
+    assert [(window.frame_length, values(window)) for window in windows] == [
+        (56, [0, 2, 4, 6]),
+        (64, [1, 3, 5, 7]),
+        (56, [8, 10, 12, 14]),
+        (64, [9, 11, 13, 15]),
+    ]
+    assert sequences(windows) == [(0, 6), (1, 7), (8, 14), (9, 15)]
+    assert [window.index for window in windows] == [0, 0, 1, 1]
+    assert {window.key for window in windows} == {(0, "", 0, 56), (0, "", 0, 64)}
+    counts = windower.counts
+    assert (counts.frames, counts.windows, counts.gaps, counts.restarts) == (16, 4, 0, 0)
+    assert not counts.skipped
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_however_lengths_alternate_each_length_has_the_windows_it_would_have_alone(seed: int):
+    chance = np.random.default_rng(seed)
+    frames = [frame(i, 1000 + i, n=int(n)) for i, n in enumerate(chance.choice([4, 6, 9], 200, p=[0.5, 0.4, 0.1]))]
+    windower = Windower(5, 3, N, accept=(4, 6))
+    windows = push_all(windower, frames)
+    for length in (4, 6):
+        alone = push_all(Windower(5, 3, N, accept=(length,)), frames)
+        assert [values(each) for each in windows if each.frame_length == length] == [values(each) for each in alone]
+    assert windower.counts.skipped == {"length_9": sum(each.n_tones == 9 for each in frames)}
+
+
+def test_one_counter_of_a_source_rules_the_frames_of_all_its_lengths():
+    windower = Windower(2, 1, N, accept=(4, 6))
+    lengths = {0: 4, 1: 6, 2: 4, 3: 6, 7: 4, 8: 6, 9: 4, 10: 6}
+    windows = push_all(windower, [frame(i, i, n=n) for i, n in lengths.items()])
+    assert sequences(windows) == [(0, 2), (1, 3), (7, 9), (8, 10)]  # both begin again after the gap
+    assert (windower.counts.gaps, windower.counts.missing, windower.counts.restarts) == (1, 3, 1)
+    assert not windower.push(frame(9, 9, n=6))
+    assert not windower.push(frame(10, 10, n=4))
+    assert (windower.counts.reordered, windower.counts.duplicates) == (1, 1)
+
+
+def test_each_length_of_a_source_is_a_stream_that_counts():
+    windower = Windower(1, 1, N, accept=(4, 5, 6), max_streams=2)
+    windows = push_all(windower, [frame(i, i, n=n) for i, n in enumerate((4, 5, 6, 6, 4, 5))])
+    assert [window.frame_length for window in windows] == [4, 5, 4, 5]
+    assert windower.counts.skipped == {"too_many_streams": 2}
+    windower.reset()
+    assert len(windower.push(frame(0, 0, n=6))) == 1
 
 
 def test_a_gap_begins_the_stream_again():
@@ -191,15 +240,21 @@ def test_the_capture_time_is_the_newest_frames():
 
 
 def test_ruview56_takes_the_start_of_frames_of_56_or_64_tones_alone():
-    windower = Windower(1, 1, 56, accept=accepted_lengths(tone_table("ruview56")))
-    windows = push_all(windower, [Frame(np.arange(n, dtype=np.float32)) for n in (56, 64, 128, 192)])
-    assert [window.frames[0].tolist() for window in windows] == [list(range(56))] * 2
-    assert windower.counts.skipped == {"length_128": 1, "length_192": 1}
+    windower = Windower(3, 3, 56, accept=accepted_lengths(tone_table("ruview56")))
+    frames = [Frame(i + n * np.arange(n, dtype=np.float32)) for i in range(6) for n in (56, 64, 128, 192)]
+    windows = push_all(windower, frames)
+    assert [window.frame_length for window in windows] == [56, 64, 56, 64]
+    for k, window in enumerate(windows):
+        n, first = window.frame_length, 3 * (k // 2)
+        assert window.frames.tolist() == [(i + n * np.arange(56)).tolist() for i in range(first, first + 3)]
+    assert windower.counts.skipped == {"length_128": 6, "length_192": 6}
 
 
 def test_longer_frames_can_be_accepted_explicitly():
-    windower = Windower(1, 1, 56, accept=(64, 128, 192))
-    assert len(push_all(windower, [Frame(np.zeros(n, np.float32)) for n in (56, 64, 128, 192)])) == 3
+    windower = Windower(2, 1, 56, accept=(64, 128, 192))
+    windows = push_all(windower, [Frame(np.zeros(n, np.float32)) for _ in range(3) for n in (56, 64, 128, 192)])
+    assert [window.frame_length for window in windows] == [64, 128, 192] * 2
+    assert windower.counts.skipped == {"length_56": 3}
 
 
 def test_other_layouts_accept_their_own_length_only():

@@ -145,7 +145,7 @@ def test_windows_of_a_request_that_goes_on_with_a_batch_are_numbered_on(explaine
 
 def test_statistics_of_a_recording_are_used_per_node(make_intake: Make) -> None:
     mean, std = np.full(56, 2, np.float32), np.full(56, 4, np.float32)
-    intake = make_intake(normalisation="recording", statistics={3: (mean, std)})
+    intake = make_intake(normalisation="recording", statistics={(3, None): (mean, std)})
     values = np.full((56, 4), 10, np.float32)
     (job,) = intake.take([window(values)], now=0.0)
     np.testing.assert_allclose(job.cells, 2.0, rtol=1e-6)  # type: ignore[arg-type]
@@ -167,6 +167,59 @@ def test_running_statistics_are_those_of_the_stream_so_far(make_intake: Make, fr
         np.testing.assert_allclose(job.cells, expected, rtol=1e-4, atol=1e-5)
 
 
+def alternating(frames: Frames, count: int) -> list[Frame]:
+    """Frames of 56 and 64 tones by turns, numbered by one counter; those of 64 are three times as strong."""
+    made = frames(count)
+    for i in range(1, count, 2):
+        strong = np.concatenate([3 * made[i].values, np.ones(8, np.float32)])
+        made[i] = Frame(strong, sequence=made[i].sequence)
+    return made
+
+
+def test_running_statistics_are_of_the_frames_of_one_length(make_intake: Make, frames: Frames) -> None:
+    sent = alternating(frames, 16)
+    jobs = make_intake(normalisation="running").frames(sent, now=0.0)
+    for parity, length in ((0, 56), (1, 64)):
+        mine = [job for job in jobs if job.last_sequence is not None and job.last_sequence % 2 == parity]
+        alone = [Frame(each.values, sequence=i) for i, each in enumerate(e for e in sent if e.n_tones == length)]
+        expected = make_intake(normalisation="running").frames(alone, now=0.0)
+        assert len(mine) == len(expected) == 3
+        for job, want in zip(mine, expected, strict=True):
+            np.testing.assert_array_equal(job.cells, want.cells)  # type: ignore[arg-type]
+
+
+def test_statistics_of_a_recording_may_be_of_the_frames_of_one_length(make_intake: Make, frames: Frames) -> None:
+    mean, std = np.zeros(56, np.float32), np.ones(56, np.float32)
+    of = {(0, 56): (mean, std), (0, 64): (mean, 3 * std)}
+    sent = alternating(frames, 8)
+    weak, strong = make_intake(normalisation="recording", statistics=of).frames(sent, now=0.0)
+    for job, first, scale in ((weak, 0, 1), (strong, 1, 3)):
+        expected = np.stack([each.values[:56] / scale for each in sent[first::2]], axis=1)[None]
+        np.testing.assert_allclose(job.cells, expected, rtol=1e-5)  # type: ignore[arg-type]
+    only = make_intake(normalisation="recording", statistics={(0, 56): (mean, std)}).frames(sent, now=0.0)
+    assert isinstance(only[0].cells, np.ndarray)
+    assert "statistics of node 0, frames of 64 tones, got none" in str(only[1].cells)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({(3, 56): 1, (3, None): 2, (None, 56): 3, (None, None): 4}, 1),
+        ({(3, 64): 1, (3, None): 2, (None, 56): 3, (None, None): 4}, 2),
+        ({(3, 64): 1, (4, None): 2, (None, 56): 3, (None, None): 4}, 3),
+        ({(3, 64): 1, (4, None): 2, (None, 64): 3, (None, None): 4}, 4),
+    ],
+)
+def test_the_closest_statistics_are_used(
+    make_intake: Make, frames: Frames, given: dict[tuple[int | None, int | None], int], meant: int
+) -> None:
+    statistics = {key: (np.zeros(56, np.float32), np.full(56, std, np.float32)) for key, std in given.items()}
+    sent = frames(4, node=3)
+    (job,) = make_intake(normalisation="recording", statistics=statistics).frames(sent, now=0.0)
+    expected = np.stack([each.values / meant for each in sent], axis=1)[None]
+    np.testing.assert_allclose(job.cells, expected, rtol=1e-5)  # type: ignore[arg-type]
+
+
 def test_an_unknown_normalisation_is_named_with_those_there_are(make_intake: Make) -> None:
     with pytest.raises(NotFoundError, match=r"'whitening'.*running"):
         make_intake(normalisation="whitening")
@@ -175,7 +228,7 @@ def test_an_unknown_normalisation_is_named_with_those_there_are(make_intake: Mak
 def test_statistics_of_another_number_of_tones_are_refused(make_intake: Make) -> None:
     short = np.ones(55, np.float32)
     with pytest.raises(ShapeError, match="expected 56 tones"):
-        make_intake(normalisation="recording", statistics={None: (short, short)})
+        make_intake(normalisation="recording", statistics={(None, None): (short, short)})
 
 
 @pytest.mark.parametrize("shape", [(56, 4), (224,), (1, 56, 4), (56, 1, 4)])

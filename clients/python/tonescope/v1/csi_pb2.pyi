@@ -355,7 +355,7 @@ Global___Window: _TypeAlias = Window  # noqa: Y015
 
 @_typing.final
 class Windowing(_message.Message):
-    """How frames become windows."""
+    """How frames become windows. Those of each node, transmitter, antenna and length make windows of their own."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -388,8 +388,11 @@ class ToneStatistics(_message.Message):
     MEAN_FIELD_NUMBER: _builtins.int
     STD_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
+    FRAME_LENGTH_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """The node they were measured on; absent means every node."""
+    frame_length: _builtins.int
+    """The length of the frames that they were measured on, in tones as they came; absent means frames of every length."""
     @_builtins.property
     def mean(self) -> _tensor_pb2.Tensor:
         """The mean per row: float32, shape (n_tones); where windows hold several links or components, (n_links ·
@@ -406,13 +409,19 @@ class ToneStatistics(_message.Message):
         mean: _tensor_pb2.Tensor | None = ...,
         std: _tensor_pb2.Tensor | None = ...,
         node_id: _builtins.int | None = ...,
+        frame_length: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_node_id", b"_node_id", "mean", b"mean", "node_id", b"node_id", "std", b"std"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frame_length", b"_frame_length", "_node_id", b"_node_id", "frame_length", b"frame_length", "mean", b"mean", "node_id", b"node_id", "std", b"std"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_node_id", b"_node_id", "mean", b"mean", "node_id", b"node_id", "std", b"std"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frame_length", b"_frame_length", "_node_id", b"_node_id", "frame_length", b"frame_length", "mean", b"mean", "node_id", b"node_id", "std", b"std"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__frame_length: _TypeAlias = _typing.Literal["frame_length"]  # noqa: Y015
+    _WhichOneofArgType__frame_length: _TypeAlias = _typing.Literal["_frame_length", b"_frame_length"]  # noqa: Y015
     _WhichOneofReturnType__node_id: _TypeAlias = _typing.Literal["node_id"]  # noqa: Y015
     _WhichOneofArgType__node_id: _TypeAlias = _typing.Literal["_node_id", b"_node_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frame_length) -> _WhichOneofReturnType__frame_length | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__node_id) -> _WhichOneofReturnType__node_id | None: ...
 
 Global___ToneStatistics: _TypeAlias = ToneStatistics  # noqa: Y015
