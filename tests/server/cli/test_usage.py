@@ -93,10 +93,13 @@ def test_inspect_refuses_what_belongs_to_models_beside_data(
     assert f"{asked} array windows.npy" in refused("inspect", windows, option, *value)
 
 
-def test_inspect_refuses_a_format_beside_what_is_no_recording(refused: Refused, windows: Path) -> None:
+def test_inspect_refuses_a_format_beside_what_is_no_recording(refused: Refused) -> None:
     asked = "--format: expected only with a recording, got the"
-    assert f"{asked} array windows.npy" in refused("inspect", windows, "--format", "adr018")
     assert f"{asked} model {BUNDLED}" in refused("inspect", BUNDLED, "--format", "adr018")
+
+
+def test_inspect_reads_an_array_by_the_format_that_is_named(refused: Refused, windows: Path) -> None:
+    assert "'windows.npy': expected an ADR-018 packet" in refused("inspect", windows, "--format", "adr018")
 
 
 def test_models_refuses_a_store_beside_a_daemon(refused: Refused, tmp_path: Path) -> None:
