@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from tonescope_server.errors import ConfigurationError
+from tonescope_server.errors import ConfigurationError, NonFiniteError
 
 out = Console(highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -91,8 +91,14 @@ def write_json(value: Any, path: Path) -> None:
 
     Raises:
         ConfigurationError: the file cannot be written.
+        NonFiniteError: a number in it is NaN or infinity, which JSON does not have.
     """
-    text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
+    try:
+        text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise NonFiniteError(
+            f"{path}: expected finite numbers, got NaN or infinity: values so large that the model's own overflow"
+        ) from error
     if str(path) == "-":
         out.file.write(text)
         return

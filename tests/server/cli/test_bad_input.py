@@ -100,6 +100,12 @@ def test_a_store_that_is_not_there(refused: Refused, tmp_path: Path) -> None:
     assert "nowhere" in refused("models", "--store", tmp_path / "nowhere")
 
 
+def test_a_window_in_which_the_model_overflows_is_no_traceback(refused: Refused, write_jsonl) -> None:
+    frames = [{"subcarriers": [3e38 if i == 7 else 1.0] * 64} for i in range(20)]
+    line = refused("explain", write_jsonl(frames), "--normalise", "none", "--json", "-")
+    assert "-: expected finite numbers, got NaN or infinity" in line
+
+
 # -- requests ----------------------------------------------------------------------------------------------------
 
 
