@@ -218,6 +218,7 @@ def opened(message: live_pb2.Opened) -> r.Opened:
         overload=_word(live_pb2.OverloadPolicy.Name(message.overload_policy), "OVERLOAD_POLICY_"),
         inline=message.inline,
         window_shape=tuple(message.window_shape),
+        frame_lengths=tuple(message.frame_lengths),
     )
 
 

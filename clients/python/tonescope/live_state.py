@@ -113,6 +113,7 @@ class LiveState:
             self.outbox.count(reconnects=0 if self.opened is None else 1)
             self._untold.append(Reconnected(self.address, self._clock() - self._lost_at, self._attempts))
         self.opened, self.table = opened, opened.tone_table
+        self.outbox.lengths = frozenset(opened.frame_lengths)
         self.connected, self._lost_at = True, None
 
     def _explanations(self, batch: Any) -> None:

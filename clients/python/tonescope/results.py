@@ -334,6 +334,7 @@ class Opened:
     overload: str
     inline: bool
     window_shape: tuple[int, ...]
+    frame_lengths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ No I/O, no clock and no locks here: the blocking client and the asyncio client d
 The promise, for frames and windows that carry a sequence number (the client numbers those that have none): within a
 bounded buffer, nothing answered is answered again, and nothing unanswered is lost. A sent frame is kept until a window
 that begins after it was answered, because the windows that follow may still need it; after a reconnection, frames are
-sent again from the first frame of the last answered window, so that windows fall exactly where they fell before.
+sent again from the first frame of the last answered window, so that windows fall exactly where they fell before. Frames
+of several lengths make windows of their own: then they are sent again from the first frame that windows of any length
+still need, and the daemon is told where those of each length begin. (Not so where a node has several transmitters.)
 """
 
 from __future__ import annotations
@@ -109,16 +111,22 @@ class _Item:
     first: int | None
     last: int | None
     message: csi_pb2.Frame | csi_pb2.Window
+    length: int = 0
     sent: bool = False
 
 
 @dataclass(slots=True)
 class _Source:
-    """One node and transmitter: what was sent and may still be needed, and the last window that was answered."""
+    """One node and transmitter: what was sent and may still be needed, and the last window that was answered.
+
+    ``firsts`` has, by length of the frames, the first frame of the last window that was answered; 0 is a length that is
+    not known.
+    """
 
     kept: deque[_Item] = field(default_factory=deque)
     next_number: int = 0
     answered: tuple[int, int] | None = None
+    firsts: dict[int, int] = field(default_factory=dict)
 
 
 class Outbox:
@@ -126,11 +134,15 @@ class Outbox:
 
     Args:
         capacity: the most frames or windows held; beyond it the oldest go, and are counted.
+
+    Attributes:
+        lengths: of the frames that windows are made of; empty where that is not known.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.counts = LiveCounts()
+        self.lengths: frozenset[int] = frozenset()
         self._waiting: deque[_Item] = deque()
         self._sources: dict[Key, _Source] = {}
         self._order = 0
@@ -179,10 +191,10 @@ class Outbox:
             self._again.discard((node_id, first, last))
             self.count(repeated=1)
             return False
-        source = self._find(node_id, last)
-        if source is not None:
+        for source, item in self._find(node_id, last):
             source.answered = (first, last)
-            self._release(source, first, last)
+            source.firsts[item.length] = first
+            self._release(source)
         return True
 
     def rewind(self) -> list[live_pb2.NodeSequence]:
@@ -196,7 +208,7 @@ class Outbox:
         nodes = [key[0] for key in self._sources]
         # A position is one number a node: with several transmitters a node it would be ambiguous, and `_again` serves.
         return [
-            live_pb2.NodeSequence(node_id=key[0], sequence=end[1])
+            live_pb2.NodeSequence(node_id=key[0], sequence=end[1], first_by_length=self._sources[key].firsts)
             for key, end in ends.items()
             if nodes.count(key[0]) == 1
         ]
@@ -205,13 +217,14 @@ class Outbox:
         if isinstance(message, csi_pb2.Window):
             return self._identify_window(message)
         key = (message.node_id, message.transmitter)
+        length = frame_length(message)
         if message.HasField("sequence"):
-            return _Item(self._order, key, message.sequence, message.sequence, message)
+            return _Item(self._order, key, message.sequence, message.sequence, message, length)
         if message.WhichOneof("payload") == "raw":
             node, number = _inside(message)
-            return _Item(self._order, (node, message.transmitter), number, number, message)
+            return _Item(self._order, (node, message.transmitter), number, number, message, length)
         message.sequence = self._number(key)
-        return _Item(self._order, key, message.sequence, message.sequence, message)
+        return _Item(self._order, key, message.sequence, message.sequence, message, length)
 
     def _identify_window(self, message: csi_pb2.Window) -> _Item:
         key = (message.node_id, "")
@@ -233,36 +246,62 @@ class Outbox:
             return
         self._sources.setdefault(item.key, _Source()).kept.append(item)
 
-    def _find(self, node_id: int, last: int) -> _Source | None:
+    def _find(self, node_id: int, last: int) -> list[tuple[_Source, _Item]]:
+        """Find the frame or window that ends with this number, and whose it is; none where it is not kept."""
         for key, source in self._sources.items():
-            if key[0] == node_id and any(item.last == last for item in source.kept):
-                return source
-        return None
+            if key[0] == node_id:
+                for item in source.kept:
+                    if item.last == last:
+                        return [(source, item)]
+        return []
 
-    def _release(self, source: _Source, first: int, last: int) -> None:
-        """Let go of what no later window needs: frames before the window's first, or windows up to this one."""
-        kept = source.kept
-        whole = isinstance(kept[0].message, csi_pb2.Window)
-        until = last if whole else first
-        if not any(item.last == until for item in kept):
+    def _release(self, source: _Source) -> None:
+        """Let go of what no later window needs: frames before any that one needs, or windows up to the answered one."""
+        kept, answered = source.kept, source.answered
+        if not kept or answered is None:
             return
-        while kept[0].last != until:
+        if isinstance(kept[0].message, csi_pb2.Window):
+            orders = [item.order + 1 for item in kept if item.last == answered[1]]
+        elif sum(key[0] == kept[0].key[0] for key in self._sources) > 1:
+            # Such a node cannot be told where the frames of each length begin: see ``rewind``.
+            orders = [item.order for item in kept if item.last == answered[0]]
+        else:
+            orders = self._needed(source)
+        while orders and kept and kept[0].order < min(orders):
             kept.popleft()
             self._size -= 1
-        if whole:
-            kept.popleft()
-            self._size -= 1
+
+    def _needed(self, source: _Source) -> list[int]:
+        """Find, for each length of frames that windows are made of, the first frame that a later window needs."""
+        found: dict[int, int] = {}
+        for item in source.kept:
+            if not self.lengths or not item.length or item.length in self.lengths:
+                found.setdefault(item.length, item.order)
+                if item.last == source.firsts.get(item.length):
+                    found[item.length] = item.order
+        return list(found.values())
 
     def _evict(self) -> None:
         self._size -= 1
-        heads = [source.kept for source in self._sources.values() if source.kept]
-        if heads:
-            min(heads, key=lambda kept: kept[0].order).popleft()
+        holding = [source for source in self._sources.values() if source.kept]
+        if holding:
+            source = min(holding, key=lambda each: each.kept[0].order)
+            source.kept.popleft()
             self.count(forgotten=1)
+            self._release(source)
         elif self._waiting.popleft().sent:
             self.count(forgotten=1)
         else:
             self.count(discarded=1)
+
+
+def frame_length(frame: csi_pb2.Frame) -> int:
+    """Count the tones of a frame; 0 where that is inside raw bytes of a format that is not known here."""
+    if frame.WhichOneof("payload") == "raw":
+        known = len(frame.raw) >= _ADR018_HEADER_BYTES and frame.raw[:4] == _ADR018_MAGIC
+        return int.from_bytes(frame.raw[6:8], "little") if known and frame.format in ("", _ADR018) else 0
+    shape = frame.iq.shape[:-1] if frame.WhichOneof("payload") == "iq" else frame.amplitude.shape
+    return int(shape[-1]) if shape else 0
 
 
 def _inside(frame: csi_pb2.Frame) -> tuple[int, int | None]:

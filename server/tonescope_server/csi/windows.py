@@ -9,7 +9,7 @@ window is not known here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,9 @@ from tonescope_server.csi.tones import ToneTable
 from tonescope_server.errors import ParameterError
 from tonescope_server.types import FloatArray
 
+# How far behind a point of resumption a frame may lie and still be known: further behind, the source counts anew.
+RESUME_SPAN = 10_000
+_FROM_THE_FIRST: Mapping[tuple[int, int], int] = {}
 TOO_MANY = "too_many_streams"
 _SEQUENCE_PERIOD = 1 << 32
 
@@ -75,6 +78,7 @@ class WindowCounts:
             …).
         gaps: places where sequence numbers are missing.
         missing: sequence numbers missing at those places.
+        known: frames before those that a resumed stream begins with.
         duplicates: frames dropped because their sequence number was the last one seen.
         reordered: frames dropped because a newer one had been seen.
         restarts: times a source's streams began again, after a gap too wide or as it restarted.
@@ -85,6 +89,7 @@ class WindowCounts:
     skipped: Counter[str] = field(default_factory=Counter)
     gaps: int = 0
     missing: int = 0
+    known: int = 0
     duplicates: int = 0
     reordered: int = 0
     restarts: int = 0
@@ -149,6 +154,8 @@ class Windower:
         max_gap: missing frames a window may span.
         reorder_span: how far behind a frame may be before it means a restart.
         max_streams: streams held at most, and sources.
+        starts: by node and length, the sequence number of the frame that a stream which is resumed begins with; earlier
+            ones keep their place in the sequence.
         reader: what reads the values of a window off frames; None for amplitudes, each antenna by itself.
 
     Attributes:
@@ -169,6 +176,7 @@ class Windower:
         max_gap: int = 0,
         reorder_span: int = 64,
         max_streams: int = 1024,
+        starts: Mapping[tuple[int, int], int] = _FROM_THE_FIRST,
         reader: FrameReader | None = None,
     ) -> None:
         sizes = {"window_frames": window_frames, "hop_frames": hop_frames, "n_tones": n_tones}
@@ -191,6 +199,7 @@ class Windower:
         self.taken: list[tuple[StreamKey, FloatArray]] = []
         self._reader = reader
         self._n_columns = n_tones if reader is None else reader.n_columns
+        self._starts = starts
         self._sources: dict[SourceKey, _Source] = {}
         self._n_streams = 0
 
@@ -230,6 +239,10 @@ class Windower:
         row = self._read(part)
         if isinstance(row, str):
             self.counts.skipped[row] += 1
+            return None
+        start = self._starts.get((frame.node_id, length), sequence)
+        if length not in source.streams and 0 < start - sequence <= RESUME_SPAN:
+            self.counts.known += 1
             return None
         stream = self._stream(source, length)
         if stream is None:

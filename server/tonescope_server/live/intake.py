@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tonescope_server.csi.frames import Frame
 from tonescope_server.csi.normalisation import Normaliser, StreamNormaliser
-from tonescope_server.csi.windows import StreamKey, Window, Windower
+from tonescope_server.csi.windows import RESUME_SPAN, StreamKey, Window, Windower
 from tonescope_server.engine.windows import checked
 from tonescope_server.errors import FrameError, NotFoundError, ParameterError, ShapeError, TonescopeError
 from tonescope_server.live.messages import (
@@ -33,9 +33,6 @@ from tonescope_server.models.model import Model
 from tonescope_server.models.rows import column_statistics, frame_reader
 from tonescope_server.types import FloatArray
 
-# How far behind the resume point a window may lie and still count as answered before: further behind, the
-# source has started to count anew.
-RESUME_SPAN = 10_000
 # Each node and reason is reported once; a sender that invents nodes does not get a report for each.
 MAX_REPORTS = 64
 _RULES = {
@@ -78,6 +75,7 @@ class Intake:
             agreement.hop_frames,
             model.cells.n_tones,
             accept=agreement.frame_lengths,
+            starts=options.resume_starts,
             reader=frame_reader(model.manifest, model.table),
         )
         self._normalise = StreamNormalisation(agreement.normalisation, options, model, normalisers)
@@ -138,7 +136,7 @@ class Intake:
         """Return the counts of the intake; what became of its windows is the session's to add."""
         counts = self._windower.counts
         skipped = Counter(counts.skipped) + self._undecodable
-        skipped.update({"duplicate": counts.duplicates, "reordered": counts.reordered})
+        skipped.update({"duplicate": counts.duplicates, "reordered": counts.reordered, "answered_before": counts.known})
         return Summary(
             frames_received=self._received,
             frames_used=counts.frames,

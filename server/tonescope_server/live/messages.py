@@ -50,6 +50,7 @@ class Options:
             node or length.
         normalisation: a normaliser's name; None means the manifest's for frames, and none for windows.
         resume_from: by node, the last frame of the last window that was answered before a reconnection.
+        resume_starts: by node and length, the first frame of the last window of such frames that was.
     """
 
     model: str = ""
@@ -68,6 +69,7 @@ class Options:
     overload: Overload = Overload.DROP_OLDEST
     queue_windows: int = 0
     resume_from: Mapping[int, int] = field(default_factory=dict)
+    resume_starts: Mapping[tuple[int, int], int] = field(default_factory=dict)
     default_format: str = ""
 
 

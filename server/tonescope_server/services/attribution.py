@@ -261,6 +261,7 @@ def opened_of(
         overload_policy=overload_code(agreement.overload),
         inline=inline,
         window_shape=known.cells.shape,
+        frame_lengths=agreement.frame_lengths,
     )
     opened.windowing.window_frames = agreement.window_frames
     opened.windowing.hop_frames = agreement.hop_frames

@@ -273,6 +273,11 @@ def options_of(message: live_pb2.Open) -> Options:
         overload=_OVERLOADS[message.overload_policy],
         queue_windows=message.queue_windows,
         resume_from={position.node_id: position.sequence for position in message.resume_from},
+        resume_starts={
+            (position.node_id, length): first
+            for position in message.resume_from
+            for length, first in position.first_by_length.items()
+        },
         default_format=message.default_format,
     )
 

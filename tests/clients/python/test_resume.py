@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 
 from tonescope import Frame, Retry, Window
 from tonescope.request import frame_message, window_message
-from tonescope.resume import Outbox
-from tonescope.v1 import csi_pb2
+from tonescope.resume import Outbox, frame_length
+from tonescope.v1 import csi_pb2, live_pb2
 from tonescope_server.csi.frames import Frame as ServerFrame
 from tonescope_server.csi.windows import Windower
+from tonescope_server.services.convert import options_of
 
 N = 4
 Answer = tuple[int, int, int]
 
 
-def frame(sequence: int | None, node: int = 0, transmitter: str = "") -> csi_pb2.Frame:
-    return frame_message(Frame(amplitude=np.ones(2), node_id=node, transmitter=transmitter, sequence=sequence))
+LENGTHS = (2, 3)
+
+
+def frame(sequence: int | None, node: int = 0, transmitter: str = "", length: int = 2) -> csi_pb2.Frame:
+    return frame_message(Frame(amplitude=np.ones(length), node_id=node, transmitter=transmitter, sequence=sequence))
 
 
 class Daemon:
     """One connection's end at a daemon, as far as windows go: the daemon's own windower, and its rule for resuming."""
 
-    def __init__(self, hop: int, resume: dict[int, int]) -> None:
-        self.windower = Windower(N, hop, 2)
-        self.resume = resume
+    def __init__(self, hop: int, positions: Iterable[live_pb2.NodeSequence] = ()) -> None:
+        asked = options_of(live_pb2.Open(source_id="s", resume_from=positions))
+        self.windower = Windower(N, hop, 2, accept=LENGTHS, starts=asked.resume_starts)
+        self.resume = asked.resume_from
 
     def windows(self, message: csi_pb2.Frame) -> list[Answer]:
-        windows = self.windower.push(
-            ServerFrame(np.ones(2, np.float32), message.node_id, message.transmitter, message.sequence)
-        )
+        values = np.ones(message.amplitude.shape[0], np.float32)
+        windows = self.windower.push(ServerFrame(values, message.node_id, message.transmitter, message.sequence))
         found = [(w.node_id, w.first_sequence, w.last_sequence) for w in windows]
         return [each for each in found if each[2] > self.resume.get(each[0], -1)]
 
 
 def uninterrupted(frames: list[csi_pb2.Frame], hop: int) -> list[Answer]:
-    daemon = Daemon(hop, {})
+    daemon = Daemon(hop)
     return [window for each in frames for window in daemon.windows(each)]
 
 
@@ -46,9 +51,16 @@ def uninterrupted(frames: list[csi_pb2.Frame], hop: int) -> list[Answer]:
 def test_the_windows_answered_are_those_of_an_uninterrupted_stream(seed: int) -> None:
     chance = random.Random(seed)
     hop, nodes, gap = chance.randint(1, 6), chance.randint(1, 3), chance.random() < 0.5
-    frames = [frame(i + (3 if gap and i > 17 else 0), node) for i in range(40) for node in range(nodes)]
+    mixed = chance.random() < 0.5  # 5 is a length that no window takes
+    lengths = [chance.choices((2, 3, 5), (5, 4, 1))[0] if mixed else 2 for _ in range(60)]
+    frames = [
+        frame(i + (3 if gap and i > 17 else 0), node, length=lengths[i])
+        for i in range(60 if mixed else 40)
+        for node in range(nodes)
+    ]
     outbox, received = Outbox(capacity=1000), []
-    waiting, daemon = list(frames), Daemon(hop, {})
+    outbox.lengths = frozenset(LENGTHS)
+    waiting, daemon = list(frames), Daemon(hop)
     in_flight: list[Answer] = []
     breaks = 0
     while waiting or outbox.waiting or in_flight:
@@ -66,9 +78,50 @@ def test_the_windows_answered_are_those_of_an_uninterrupted_stream(seed: int) ->
         elif step == "break":
             breaks += 1
             in_flight.clear()
-            daemon = Daemon(hop, {each.node_id: each.sequence for each in outbox.rewind()})
+            daemon = Daemon(hop, outbox.rewind())
     assert sorted(received) == sorted(uninterrupted(frames, hop))
     assert outbox.counts.forgotten == outbox.counts.discarded == 0
+
+
+def test_frames_of_a_length_that_no_window_takes_are_kept_only_among_those_that_one_needs() -> None:
+    outbox = Outbox(100)
+    outbox.lengths = frozenset(LENGTHS)
+    for i in range(12):
+        outbox.add(frame(i, length=5 if i % 3 == 0 else 2))
+    outbox.take()
+    assert outbox.answered(0, 4, 8)
+    (position,) = outbox.rewind()
+    again = outbox.take()
+    assert again is not None
+    assert [each.sequence for each in again.frames.frames] == list(range(4, 12))
+    assert dict(position.first_by_length) == {2: 4}
+
+
+def test_a_lone_frame_of_another_length_holds_others_back_no_longer_than_the_buffer_lasts() -> None:
+    outbox = Outbox(20)
+    outbox.add(frame(0, length=3))
+    for i in range(1, 100):
+        outbox.add(frame(i))
+        outbox.take()
+        if i >= N:
+            assert outbox.answered(0, i - N + 1, i)
+    assert len(outbox) == N
+    assert outbox.counts.forgotten == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "length"),
+    [
+        (Frame(amplitude=np.ones(56)), 56),
+        (Frame(amplitude=np.ones((2, 56))), 56),
+        (Frame(iq=np.ones(64, complex)), 64),
+        (Frame(iq=np.ones((3, 64, 2))), 64),
+        (Frame(raw=(0xC5110001).to_bytes(4, "little") + bytes([1, 1, 192, 0]) + bytes(12)), 192),
+        (Frame(raw=b"{}", format="ruview_jsonl"), 0),
+    ],
+)
+def test_the_length_of_a_frame_is_known_where_it_can_be(made: Frame, length: int) -> None:
+    assert frame_length(frame_message(made)) == length
 
 
 def test_frames_are_sent_again_from_the_first_frame_of_the_last_answered_window() -> None:

@@ -73,6 +73,38 @@ def test_after_the_daemon_is_gone_and_back_nothing_is_lost_and_nothing_is_repeat
     assert stream.counts.forgotten == stream.counts.discarded == 0
 
 
+def test_windows_of_two_lengths_are_neither_lost_nor_repeated_nor_shifted(mortal: Daemon) -> None:
+    sent = [
+        Frame(amplitude=np.ones(64 if i % 5 in (1, 2) else 56, np.float32) * (1 + i % 7), sequence=i)
+        for i in range(300)
+    ]
+    back = threading.Event()
+
+    def source() -> Iterator[Frame]:
+        for i, frame in enumerate(sent):
+            if i == 150:
+                back.wait(30)
+            yield frame
+
+    def run(dies: bool) -> list[tuple[int | None, int | None]]:
+        answered: list[tuple[int | None, int | None]] = []
+        with tonescope.connect(mortal.address) as client:
+            stream = client.live(model="tiny", frames=source() if dies else sent, retry=FAST, overload="back_pressure")
+            for each in stream:
+                answered.append((each.first_sequence, each.last_sequence))
+                if dies and len(answered) == 30:
+                    mortal.stop(signal.SIGKILL)
+                    mortal.start()
+                    back.set()
+        assert stream.counts.reconnects == dies
+        assert stream.counts.forgotten == 0
+        return answered
+
+    whole = run(dies=False)
+    assert len(whole) == (180 - 2) // 2 + (120 - 2) // 2
+    assert run(dies=True) == whole
+
+
 def test_a_daemon_that_drains_in_the_middle_of_a_long_stream_loses_none_of_it(mortal: Daemon) -> None:
     n = 6000
     answered = []

@@ -167,6 +167,21 @@ def test_each_length_of_a_source_is_a_stream_that_counts():
     assert len(windower.push(frame(0, 0, n=6))) == 1
 
 
+def test_a_resumed_stream_begins_where_it_is_told_and_earlier_frames_keep_their_place():
+    windower = Windower(2, 2, N, accept=(4, 6), starts={(0, 4): 4, (0, 6): 3})
+    windows = push_all(windower, [frame(i, i, n=6 if i % 2 else 4) for i in range(10)])
+    assert sequences(windows) == [(3, 5), (4, 6), (7, 9)]
+    assert (windower.counts.known, windower.counts.frames, windower.counts.gaps) == (3, 7, 0)
+    assert not windower.counts.skipped
+
+
+def test_a_source_that_counts_anew_is_not_held_back_by_where_it_was_to_begin():
+    windower = Windower(2, 1, N, starts={(0, N): 1_000_000})
+    assert sequences(push_all(windower, [frame(0, 5), frame(0, 6)])) == [(5, 6)]
+    begun = Windower(1, 1, N, starts={(0, N): 500})
+    assert sequences(push_all(begun, [frame(0, 499), frame(0, 500), frame(0, 0)])) == [(500, 500), (0, 0)]
+
+
 def test_a_gap_begins_the_stream_again():
     windower = Windower(3, 1, N)
     windows = push_all(windower, [frame(i, i) for i in (0, 1, 2, 3, 6, 7, 8)])

@@ -101,6 +101,15 @@ def test_after_a_reconnection_what_was_answered_is_not_answered_again(make_intak
         np.testing.assert_array_equal(before.cells, after.cells)  # type: ignore[arg-type]
 
 
+def test_frames_sent_again_for_their_place_alone_are_counted_and_are_no_reason_for_a_warning(
+    make_intake: Make, frames: Frames
+) -> None:
+    intake = make_intake(source_id="s", resume_from={0: 5}, resume_starts={(0, 56): 2})
+    assert spans(intake.frames(frames(8), now=0.0)) == [(0, 4, 7)]
+    assert intake.summary().frames_skipped == {"answered_before": 2}
+    assert not intake.notices
+
+
 def test_resuming_one_node_leaves_the_others_alone(make_intake: Make, frames: Frames) -> None:
     intake = make_intake(source_id="s", resume_from={1: 100})
     assert spans(intake.frames(frames(4, node=2), now=0.0)) == [(2, 0, 3)]

@@ -27,45 +27,49 @@ from tonescope.v1 import csi_pb2 as tonescope_dot_v1_dot_csi__pb2
 from tonescope.v1 import error_pb2 as tonescope_dot_v1_dot_error__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tonescope/v1/live.proto\x12\x0ctonescope.v1\x1a\x1etonescope/v1/attribution.proto\x1a\x16tonescope/v1/csi.proto\x1a\x18tonescope/v1/error.proto\"\x96\x01\n\x0bLiveRequest\x12\"\n\x04open\x18\x01 \x01(\x0b\x32\x12.tonescope.v1.OpenH\x00\x12*\n\x06\x66rames\x18\x02 \x01(\x0b\x32\x18.tonescope.v1.FrameBatchH\x00\x12,\n\x07windows\x18\x03 \x01(\x0b\x32\x19.tonescope.v1.WindowBatchH\x00\x42\t\n\x07message\"\xcf\x02\n\x0cLiveResponse\x12&\n\x06opened\x18\x01 \x01(\x0b\x32\x14.tonescope.v1.OpenedH\x00\x12\x36\n\x0c\x65xplanations\x18\x02 \x01(\x0b\x32\x1e.tonescope.v1.ExplanationBatchH\x00\x12(\n\x07\x64ropped\x18\x03 \x01(\x0b\x32\x15.tonescope.v1.DroppedH\x00\x12(\n\x07warning\x18\x04 \x01(\x0b\x32\x15.tonescope.v1.WarningH\x00\x12*\n\x08\x64raining\x18\x05 \x01(\x0b\x32\x16.tonescope.v1.DrainingH\x00\x12*\n\x08rejected\x18\x06 \x01(\x0b\x32\x16.tonescope.v1.RejectedH\x00\x12(\n\x07summary\x18\x07 \x01(\x0b\x32\x15.tonescope.v1.SummaryH\x00\x42\t\n\x07message\"\xa1\x03\n\x04Open\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.tonescope.v1.ExplainOptions\x12*\n\twindowing\x18\x02 \x01(\x0b\x32\x17.tonescope.v1.Windowing\x12\x32\n\rnormalisation\x18\x03 \x01(\x0e\x32\x1b.tonescope.v1.Normalisation\x12\x30\n\nstatistics\x18\x04 \x03(\x0b\x32\x1c.tonescope.v1.ToneStatistics\x12\x13\n\x0btone_layout\x18\x05 \x01(\t\x12\x11\n\tsource_id\x18\x06 \x01(\t\x12\x19\n\x11latency_budget_ms\x18\x07 \x01(\x02\x12\x35\n\x0foverload_policy\x18\x08 \x01(\x0e\x32\x1c.tonescope.v1.OverloadPolicy\x12\x15\n\rqueue_windows\x18\t \x01(\r\x12/\n\x0bresume_from\x18\n \x03(\x0b\x32\x1a.tonescope.v1.NodeSequence\x12\x16\n\x0e\x64\x65\x66\x61ult_format\x18\x0b \x01(\t\"1\n\x0cNodeSequence\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"\x82\x03\n\x06Opened\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x04 \x01(\t\x12+\n\ntone_table\x18\x05 \x01(\x0b\x32\x17.tonescope.v1.ToneTable\x12*\n\twindowing\x18\x06 \x01(\x0b\x32\x17.tonescope.v1.Windowing\x12\x32\n\rnormalisation\x18\x07 \x01(\x0e\x32\x1b.tonescope.v1.Normalisation\x12(\n\x06method\x18\x08 \x01(\x0b\x32\x18.tonescope.v1.MethodCall\x12\x15\n\rqueue_windows\x18\t \x01(\r\x12\x35\n\x0foverload_policy\x18\n \x01(\x0e\x32\x1c.tonescope.v1.OverloadPolicy\x12\x0e\n\x06inline\x18\x0b \x01(\x08\x12\x14\n\x0cwindow_shape\x18\x0c \x03(\x03\"1\n\nFrameBatch\x12#\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x13.tonescope.v1.Frame\"4\n\x0bWindowBatch\x12%\n\x07windows\x18\x01 \x03(\x0b\x32\x14.tonescope.v1.Window\"C\n\x10\x45xplanationBatch\x12/\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x19.tonescope.v1.Explanation\"8\n\x07\x44ropped\x12\x0f\n\x07windows\x18\x01 \x01(\x04\x12\r\n\x05total\x18\x02 \x01(\x04\x12\r\n\x05\x63\x61use\x18\x03 \x01(\t\"x\n\x08Rejected\x12&\n\x07problem\x18\x01 \x01(\x0b\x32\x15.tonescope.v1.Problem\x12\x14\n\x07node_id\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x15\n\x08sequence\x18\x03 \x01(\x04H\x01\x88\x01\x01\x42\n\n\x08_node_idB\x0b\n\t_sequence\"+\n\x08\x44raining\x12\x10\n\x08grace_ms\x18\x01 \x01(\r\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\"\x91\x03\n\x07Summary\x12\x17\n\x0f\x66rames_received\x18\x01 \x01(\x04\x12\x13\n\x0b\x66rames_used\x18\x02 \x01(\x04\x12@\n\x0e\x66rames_skipped\x18\x03 \x03(\x0b\x32(.tonescope.v1.Summary.FramesSkippedEntry\x12\x0f\n\x07windows\x18\x04 \x01(\x04\x12\x11\n\texplained\x18\x05 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x06 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x07 \x01(\x04\x12\x0c\n\x04gaps\x18\x08 \x01(\x04\x12\x11\n\treordered\x18\t \x01(\x04\x12\x12\n\nduplicates\x18\n \x01(\x04\x12\x35\n\x08\x66indings\x18\x0b \x03(\x0b\x32#.tonescope.v1.Summary.FindingsEntry\x1a\x34\n\x12\x46ramesSkippedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a/\n\rFindingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01*u\n\x0eOverloadPolicy\x12\x1f\n\x1bOVERLOAD_POLICY_UNSPECIFIED\x10\x00\x12\x1f\n\x1bOVERLOAD_POLICY_DROP_OLDEST\x10\x01\x12!\n\x1dOVERLOAD_POLICY_BACK_PRESSURE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tonescope/v1/live.proto\x12\x0ctonescope.v1\x1a\x1etonescope/v1/attribution.proto\x1a\x16tonescope/v1/csi.proto\x1a\x18tonescope/v1/error.proto\"\x96\x01\n\x0bLiveRequest\x12\"\n\x04open\x18\x01 \x01(\x0b\x32\x12.tonescope.v1.OpenH\x00\x12*\n\x06\x66rames\x18\x02 \x01(\x0b\x32\x18.tonescope.v1.FrameBatchH\x00\x12,\n\x07windows\x18\x03 \x01(\x0b\x32\x19.tonescope.v1.WindowBatchH\x00\x42\t\n\x07message\"\xcf\x02\n\x0cLiveResponse\x12&\n\x06opened\x18\x01 \x01(\x0b\x32\x14.tonescope.v1.OpenedH\x00\x12\x36\n\x0c\x65xplanations\x18\x02 \x01(\x0b\x32\x1e.tonescope.v1.ExplanationBatchH\x00\x12(\n\x07\x64ropped\x18\x03 \x01(\x0b\x32\x15.tonescope.v1.DroppedH\x00\x12(\n\x07warning\x18\x04 \x01(\x0b\x32\x15.tonescope.v1.WarningH\x00\x12*\n\x08\x64raining\x18\x05 \x01(\x0b\x32\x16.tonescope.v1.DrainingH\x00\x12*\n\x08rejected\x18\x06 \x01(\x0b\x32\x16.tonescope.v1.RejectedH\x00\x12(\n\x07summary\x18\x07 \x01(\x0b\x32\x15.tonescope.v1.SummaryH\x00\x42\t\n\x07message\"\xa1\x03\n\x04Open\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.tonescope.v1.ExplainOptions\x12*\n\twindowing\x18\x02 \x01(\x0b\x32\x17.tonescope.v1.Windowing\x12\x32\n\rnormalisation\x18\x03 \x01(\x0e\x32\x1b.tonescope.v1.Normalisation\x12\x30\n\nstatistics\x18\x04 \x03(\x0b\x32\x1c.tonescope.v1.ToneStatistics\x12\x13\n\x0btone_layout\x18\x05 \x01(\t\x12\x11\n\tsource_id\x18\x06 \x01(\t\x12\x19\n\x11latency_budget_ms\x18\x07 \x01(\x02\x12\x35\n\x0foverload_policy\x18\x08 \x01(\x0e\x32\x1c.tonescope.v1.OverloadPolicy\x12\x15\n\rqueue_windows\x18\t \x01(\r\x12/\n\x0bresume_from\x18\n \x03(\x0b\x32\x1a.tonescope.v1.NodeSequence\x12\x16\n\x0e\x64\x65\x66\x61ult_format\x18\x0b \x01(\t\"\xaf\x01\n\x0cNodeSequence\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x46\n\x0f\x66irst_by_length\x18\x03 \x03(\x0b\x32-.tonescope.v1.NodeSequence.FirstByLengthEntry\x1a\x34\n\x12\x46irstByLengthEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x99\x03\n\x06Opened\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x04 \x01(\t\x12+\n\ntone_table\x18\x05 \x01(\x0b\x32\x17.tonescope.v1.ToneTable\x12*\n\twindowing\x18\x06 \x01(\x0b\x32\x17.tonescope.v1.Windowing\x12\x32\n\rnormalisation\x18\x07 \x01(\x0e\x32\x1b.tonescope.v1.Normalisation\x12(\n\x06method\x18\x08 \x01(\x0b\x32\x18.tonescope.v1.MethodCall\x12\x15\n\rqueue_windows\x18\t \x01(\r\x12\x35\n\x0foverload_policy\x18\n \x01(\x0e\x32\x1c.tonescope.v1.OverloadPolicy\x12\x0e\n\x06inline\x18\x0b \x01(\x08\x12\x14\n\x0cwindow_shape\x18\x0c \x03(\x03\x12\x15\n\rframe_lengths\x18\r \x03(\r\"1\n\nFrameBatch\x12#\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x13.tonescope.v1.Frame\"4\n\x0bWindowBatch\x12%\n\x07windows\x18\x01 \x03(\x0b\x32\x14.tonescope.v1.Window\"C\n\x10\x45xplanationBatch\x12/\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x19.tonescope.v1.Explanation\"8\n\x07\x44ropped\x12\x0f\n\x07windows\x18\x01 \x01(\x04\x12\r\n\x05total\x18\x02 \x01(\x04\x12\r\n\x05\x63\x61use\x18\x03 \x01(\t\"x\n\x08Rejected\x12&\n\x07problem\x18\x01 \x01(\x0b\x32\x15.tonescope.v1.Problem\x12\x14\n\x07node_id\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x15\n\x08sequence\x18\x03 \x01(\x04H\x01\x88\x01\x01\x42\n\n\x08_node_idB\x0b\n\t_sequence\"+\n\x08\x44raining\x12\x10\n\x08grace_ms\x18\x01 \x01(\r\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\"\x91\x03\n\x07Summary\x12\x17\n\x0f\x66rames_received\x18\x01 \x01(\x04\x12\x13\n\x0b\x66rames_used\x18\x02 \x01(\x04\x12@\n\x0e\x66rames_skipped\x18\x03 \x03(\x0b\x32(.tonescope.v1.Summary.FramesSkippedEntry\x12\x0f\n\x07windows\x18\x04 \x01(\x04\x12\x11\n\texplained\x18\x05 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x06 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x07 \x01(\x04\x12\x0c\n\x04gaps\x18\x08 \x01(\x04\x12\x11\n\treordered\x18\t \x01(\x04\x12\x12\n\nduplicates\x18\n \x01(\x04\x12\x35\n\x08\x66indings\x18\x0b \x03(\x0b\x32#.tonescope.v1.Summary.FindingsEntry\x1a\x34\n\x12\x46ramesSkippedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a/\n\rFindingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01*u\n\x0eOverloadPolicy\x12\x1f\n\x1bOVERLOAD_POLICY_UNSPECIFIED\x10\x00\x12\x1f\n\x1bOVERLOAD_POLICY_DROP_OLDEST\x10\x01\x12!\n\x1dOVERLOAD_POLICY_BACK_PRESSURE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tonescope.v1.live_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_NODESEQUENCE_FIRSTBYLENGTHENTRY']._loaded_options = None
+  _globals['_NODESEQUENCE_FIRSTBYLENGTHENTRY']._serialized_options = b'8\001'
   _globals['_SUMMARY_FRAMESSKIPPEDENTRY']._loaded_options = None
   _globals['_SUMMARY_FRAMESSKIPPEDENTRY']._serialized_options = b'8\001'
   _globals['_SUMMARY_FINDINGSENTRY']._loaded_options = None
   _globals['_SUMMARY_FINDINGSENTRY']._serialized_options = b'8\001'
-  _globals['_OVERLOADPOLICY']._serialized_start=2277
-  _globals['_OVERLOADPOLICY']._serialized_end=2394
+  _globals['_OVERLOADPOLICY']._serialized_start=2427
+  _globals['_OVERLOADPOLICY']._serialized_end=2544
   _globals['_LIVEREQUEST']._serialized_start=124
   _globals['_LIVEREQUEST']._serialized_end=274
   _globals['_LIVERESPONSE']._serialized_start=277
   _globals['_LIVERESPONSE']._serialized_end=612
   _globals['_OPEN']._serialized_start=615
   _globals['_OPEN']._serialized_end=1032
-  _globals['_NODESEQUENCE']._serialized_start=1034
-  _globals['_NODESEQUENCE']._serialized_end=1083
-  _globals['_OPENED']._serialized_start=1086
-  _globals['_OPENED']._serialized_end=1472
-  _globals['_FRAMEBATCH']._serialized_start=1474
-  _globals['_FRAMEBATCH']._serialized_end=1523
-  _globals['_WINDOWBATCH']._serialized_start=1525
-  _globals['_WINDOWBATCH']._serialized_end=1577
-  _globals['_EXPLANATIONBATCH']._serialized_start=1579
-  _globals['_EXPLANATIONBATCH']._serialized_end=1646
-  _globals['_DROPPED']._serialized_start=1648
-  _globals['_DROPPED']._serialized_end=1704
-  _globals['_REJECTED']._serialized_start=1706
-  _globals['_REJECTED']._serialized_end=1826
-  _globals['_DRAINING']._serialized_start=1828
-  _globals['_DRAINING']._serialized_end=1871
-  _globals['_SUMMARY']._serialized_start=1874
-  _globals['_SUMMARY']._serialized_end=2275
-  _globals['_SUMMARY_FRAMESSKIPPEDENTRY']._serialized_start=2174
-  _globals['_SUMMARY_FRAMESSKIPPEDENTRY']._serialized_end=2226
-  _globals['_SUMMARY_FINDINGSENTRY']._serialized_start=2228
-  _globals['_SUMMARY_FINDINGSENTRY']._serialized_end=2275
+  _globals['_NODESEQUENCE']._serialized_start=1035
+  _globals['_NODESEQUENCE']._serialized_end=1210
+  _globals['_NODESEQUENCE_FIRSTBYLENGTHENTRY']._serialized_start=1158
+  _globals['_NODESEQUENCE_FIRSTBYLENGTHENTRY']._serialized_end=1210
+  _globals['_OPENED']._serialized_start=1213
+  _globals['_OPENED']._serialized_end=1622
+  _globals['_FRAMEBATCH']._serialized_start=1624
+  _globals['_FRAMEBATCH']._serialized_end=1673
+  _globals['_WINDOWBATCH']._serialized_start=1675
+  _globals['_WINDOWBATCH']._serialized_end=1727
+  _globals['_EXPLANATIONBATCH']._serialized_start=1729
+  _globals['_EXPLANATIONBATCH']._serialized_end=1796
+  _globals['_DROPPED']._serialized_start=1798
+  _globals['_DROPPED']._serialized_end=1854
+  _globals['_REJECTED']._serialized_start=1856
+  _globals['_REJECTED']._serialized_end=1976
+  _globals['_DRAINING']._serialized_start=1978
+  _globals['_DRAINING']._serialized_end=2021
+  _globals['_SUMMARY']._serialized_start=2024
+  _globals['_SUMMARY']._serialized_end=2425
+  _globals['_SUMMARY_FRAMESSKIPPEDENTRY']._serialized_start=2324
+  _globals['_SUMMARY_FRAMESSKIPPEDENTRY']._serialized_end=2376
+  _globals['_SUMMARY_FINDINGSENTRY']._serialized_start=2378
+  _globals['_SUMMARY_FINDINGSENTRY']._serialized_end=2425
 # @@protoc_insertion_point(module_scope)

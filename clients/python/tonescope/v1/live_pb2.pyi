@@ -230,21 +230,50 @@ class NodeSequence(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class FirstByLengthEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NODE_ID_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    FIRST_BY_LENGTH_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """The node."""
     sequence: _builtins.int
     """The sequence number of a frame."""
+    @_builtins.property
+    def first_by_length(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """By length of the frames, in tones: the number of the first frame of the last window of such frames that was answered.
+        Earlier frames of that length keep their place in the sequence and enter no window, so that windows of each length
+        fall where they fell before. Frames of a length that is not there all enter.
+        """
+
     def __init__(
         self,
         *,
         node_id: _builtins.int = ...,
         sequence: _builtins.int = ...,
+        first_by_length: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_by_length", b"first_by_length", "node_id", b"node_id", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -268,6 +297,7 @@ class Opened(_message.Message):
     OVERLOAD_POLICY_FIELD_NUMBER: _builtins.int
     INLINE_FIELD_NUMBER: _builtins.int
     WINDOW_SHAPE_FIELD_NUMBER: _builtins.int
+    FRAME_LENGTHS_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The daemon's name for the stream, for logs."""
     model: _builtins.str
@@ -300,6 +330,10 @@ class Opened(_message.Message):
     def window_shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Shape of a window, without the batch axis."""
 
+    @_builtins.property
+    def frame_lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The lengths, in tones, of the frames that windows are made of; frames of others are skipped and counted."""
+
     def __init__(
         self,
         *,
@@ -315,10 +349,11 @@ class Opened(_message.Message):
         overload_policy: Global___OverloadPolicy.ValueType = ...,
         inline: _builtins.bool = ...,
         window_shape: _abc.Iterable[_builtins.int] | None = ...,
+        frame_lengths: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "tone_table", b"tone_table", "windowing", b"windowing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inline", b"inline", "method", b"method", "model", b"model", "model_digest", b"model_digest", "model_version", b"model_version", "normalisation", b"normalisation", "overload_policy", b"overload_policy", "queue_windows", b"queue_windows", "stream_id", b"stream_id", "tone_table", b"tone_table", "window_shape", b"window_shape", "windowing", b"windowing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame_lengths", b"frame_lengths", "inline", b"inline", "method", b"method", "model", b"model", "model_digest", b"model_digest", "model_version", b"model_version", "normalisation", b"normalisation", "overload_policy", b"overload_policy", "queue_windows", b"queue_windows", "stream_id", b"stream_id", "tone_table", b"tone_table", "window_shape", b"window_shape", "windowing", b"windowing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -577,7 +612,8 @@ class Summary(_message.Message):
             "unknown_format", and "wrong_shape", "wrong_dtype" or "wrong_byte_length" for tensors;
           sound frames that no window takes: "length_192" (of that many tones), "non_finite", "duplicate", "reordered",
             "too_many_streams", and where the model takes complex values or several antenna links at once "no_phase"
-            (amplitudes only) and "links_2" (of that many rows).
+            (amplitudes only) and "links_2" (of that many rows);
+          frames sent again after a reconnection, of which only the place in the sequence counts: "answered_before".
         A decoder that is a plugin may have words of its own.
         """
 
