@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import spearmanr
 
 from tonescope_server.checks.finding import Finding, Severity
 from tonescope_server.types import BoolArray, IntArray
@@ -93,6 +92,8 @@ def calibration_error(confidence: Float64Array, right: npt.NDArray[np.bool_]) ->
 def _unrelated(confidence: Float64Array, right: BoolArray) -> list[Finding]:
     if min(right.sum(), (~right).sum()) < FEWEST_OF_EITHER or np.ptp(confidence) == 0:
         return []
+    from scipy.stats import spearmanr  # a third of the daemon's start, which no stream without labels asks for
+
     found = spearmanr(confidence, right, alternative="greater")
     if found.pvalue <= UNRELATED:
         return []
