@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tonescope_server import plugin
 from tonescope_server.gradients.tape import Tape
@@ -43,7 +41,7 @@ class DeepLift(plugin.GraphMethod):
         if found.reference_score is not None:
             tape.result("reference_score", found.reference_score)
 
-    def feeds(self, windows: plugin.Windows, parameters: Any) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+    def feeds(self, windows: plugin.Windows, parameters: Any) -> plugin.Feeds:
         """Yield the reference."""
         yield {"baseline": plugin.baseline_of(windows, parameters.baseline)}
 
@@ -51,7 +49,7 @@ class DeepLift(plugin.GraphMethod):
         """Say that the model is evaluated at the window and at the reference."""
         return 2
 
-    def finish(self, totals: plugin.api.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
+    def finish(self, totals: plugin.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
         """Report what the cells leave over."""
         cells = totals["cells"]
         change = totals["score"].astype(np.float64) - totals["reference_score"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -59,7 +58,7 @@ class IntegratedGradients(plugin.GraphMethod):
         tape.result("tones", tape.sum_over_tones(cells))
         tape.result("end_scores", found.score.slice(0, 0, 2))
 
-    def feeds(self, windows: plugin.Windows, parameters: Any) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+    def feeds(self, windows: plugin.Windows, parameters: Any) -> plugin.Feeds:
         """Yield the path in runs of a bounded number of points."""
         nodes, weights = quadrature(parameters.rule, parameters.n_steps)
         baseline = plugin.baseline_of(windows, parameters.baseline)
@@ -76,7 +75,7 @@ class IntegratedGradients(plugin.GraphMethod):
         """Say how many points one run holds."""
         return int(min(parameters.n_steps, POINTS_PER_RUN)) + 2
 
-    def finish(self, totals: plugin.api.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
+    def finish(self, totals: plugin.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
         """Report the delta; the scores at both ends were summed over the runs."""
         runs = -(-parameters.n_steps // POINTS_PER_RUN)
         ends = totals["end_scores"].astype(np.float64) / runs

@@ -62,7 +62,7 @@ class Lrp(plugin.GraphMethod):
         """Say that every parameter shapes the graph."""
         return (parameters.model_dump_json(),)
 
-    def finish(self, totals: plugin.api.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
+    def finish(self, totals: plugin.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
         """Report what was absorbed on the way."""
         cells = totals["cells"]
         delta = cells.reshape(len(cells), -1).sum(axis=1, dtype=np.float64) - totals["score"]

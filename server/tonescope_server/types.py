@@ -163,6 +163,7 @@ class Attribution:
         units: attribution per group of cells, ``(batch, n_units)``, for a method that attributes groups (occluded
             slabs, say); None for others.
         standard_error: of ``tones``, for a sampled estimate; None for an exact method.
+        maps: what else the method has to show, by name, each ``(batch, …)``.
     """
 
     prediction: Prediction
@@ -182,3 +183,4 @@ class Attribution:
     warnings: tuple[ResultWarning, ...] = field(default=())
     units: FloatArray | None = None
     standard_error: FloatArray | None = None
+    maps: Mapping[str, FloatArray] = field(default_factory=dict)

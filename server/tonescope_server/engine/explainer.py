@@ -42,6 +42,7 @@ from tonescope_server.gradients.tape import Tape
 from tonescope_server.models.loading import MANIFEST, SUFFIXES, load_model
 from tonescope_server.models.model import Model, TensorSpec
 from tonescope_server.models.store import ModelStore
+from tonescope_server.plugin.api import GraphMethod, Method, Parameters
 from tonescope_server.plugin.host import PluginHost
 from tonescope_server.types import Attribution, FloatArray, Prediction
 
@@ -303,6 +304,10 @@ class Explainer:
         """Return the plan that computes the target without differentiating it."""
         return self.compiled(("score",), resolved, Tape.score)
 
+    def differentiated(self, resolved: Resolved) -> Plan:
+        """Return the plan that computes the target and its gradient by the input."""
+        return self.compiled(("gradient",), resolved, lambda tape: tape.result("gradient", tape.evaluate().gradient))
+
     # -- what is known ------------------------------------------------------------------------------------------
 
     def applicability(self) -> dict[str, str]:
@@ -315,8 +320,15 @@ class Explainer:
         """Return for each method why it cannot explain what a seed differentiates; "" where it can."""
         if seed not in self._known_reasons:
             methods = sorted(self.host.methods.items())
-            self._known_reasons[seed] = {name: why_not(method, lambda: self._tape(seed)) for name, method in methods}
+            self._known_reasons[seed] = {name: self._why_not(method, seed) for name, method in methods}
         return dict(self._known_reasons[seed])
+
+    def _why_not(self, method: Method, seed: Seed) -> str:
+        def tape() -> Tape:
+            keep = self.tapped(method, method.Parameters()) if isinstance(method, GraphMethod) else ()
+            return self._tape(seed, keep)
+
+        return why_not(method, tape)
 
     @cached_property
     def why_it_cannot_run(self) -> str:
@@ -333,6 +345,17 @@ class Explainer:
         Not all have the batch in front: a recurrent layer's results have steps and directions before it.
         """
         return tuple(TensorSpec.of(v) for v in values_to_tap(self.model.graph.graph))
+
+    def tapped(self, method: GraphMethod, parameters: Parameters) -> list[str]:
+        """Return the values that a method reads inside the model.
+
+        Raises:
+            MethodNotApplicableError: the model has no such layer.
+            UnknownTensorError: a name that no layer has.
+        """
+        if type(method).taps is GraphMethod.taps:
+            return []
+        return [self._value(name) for name in method.taps(self.layers(), parameters)]
 
     def operators(self) -> list[tuple[str, int, bool]]:
         """Return each operator, how often it occurs, and whether the standard rule set can differentiate it."""

@@ -19,6 +19,7 @@ from tonescope_server.errors import MethodNotApplicableError, PluginError, Tones
 from tonescope_server.gradients.tape import Tape
 from tonescope_server.plugin.api import (
     Estimate,
+    Feeds,
     GraphMethod,
     Method,
     Parameters,
@@ -144,14 +145,16 @@ class Prepared:
         assert isinstance(method, GraphMethod)  # the caller has looked
         try:
             nulls = self._explainer.null_sums if self._is_all_graph else None
-            key = ("method", method.name, method.graph_key(self._checked), nulls.key if nulls is not None else None)
+            taps = tuple(self._explainer.tapped(method, self._checked))
+            shaped_by = (method.graph_key(self._checked), nulls.key if nulls is not None else None)
+            key = ("method", method.name, taps, *shaped_by)
 
             def describe(tape: Tape) -> None:
                 method.describe(tape, self._checked)
                 if nulls is not None:
                     nulls.describe(tape)
 
-            return self._explainer.compiled(key, self._resolved, describe)
+            return self._explainer.compiled(key, self._resolved, describe, keep=taps)
         except TonescopeError:
             raise
         except Exception as error:
@@ -181,11 +184,14 @@ class Prepared:
         windows = self._windows(x, rows)
         totals: dict[str, npt.NDArray[Any]] = {}
         runs = 0
-        for fed in method.feeds(windows, self._checked):
+        feeds = method.feeds(windows, self._checked)
+        fed = next(feeds, None)
+        while fed is not None:
             check()
             results = plan.session.run({**shared, **fed})
             totals = _summed(totals, results) if totals else results
             runs += 1
+            fed = _next(feeds, results)
         return method.finish(totals, windows, self._checked), totals, runs
 
     # -- procedural methods -------------------------------------------------------------------------------------
@@ -259,6 +265,7 @@ class Prepared:
             warnings=(*self._standing, *_warnings(prediction, share)),
             units=estimate.units,
             standard_error=estimate.standard_error,
+            maps=estimate.maps,
             compute_s=perf_counter() - start,
         )
 
@@ -296,10 +303,11 @@ def blamed_on(method: Method, error: Exception) -> PluginError:
 
 
 class _Access:
-    """The target's value at any points, for a procedural method."""
+    """The target's value and gradient at any points, for a procedural method."""
 
     def __init__(self, explainer: Explainer, resolved: Resolved, batch: int, check: Check) -> None:
         self._explainer = explainer
+        self._resolved = resolved
         self._weights = resolved.feeds(slice(0, batch), batch)
         self._plan = explainer.scoring(resolved)
         self._check = check
@@ -312,13 +320,20 @@ class _Access:
 
     def score(self, points: FloatArray, window: IntArray) -> FloatArray:
         """Return the target's value at points, ``(n,)``."""
+        return self._run(self._plan, "score", points, window)
+
+    def gradient(self, points: FloatArray, window: IntArray) -> FloatArray:
+        """Return the gradient of the target at points, ``(n, *input shape)``."""
+        return self._run(self._explainer.differentiated(self._resolved), "gradient", points, window)
+
+    def _run(self, plan: Plan, result: str, points: FloatArray, window: IntArray) -> FloatArray:
         name, dtype = self._explainer.model.input.name, np.dtype(self._explainer.model.input.dtype)
         found = []
         for rows in _chunks(len(points), EVALUATIONS_PER_RUN):
             self._check()
             feeds = {key: weights[window[rows]] for key, weights in self._weights.items()}
             feeds[name] = np.ascontiguousarray(points[rows], dtype)
-            found.append(self._plan.session.run(feeds)["score"])
+            found.append(plan.session.run(feeds)[result])
         self._evaluations += len(points)
         return np.concatenate(found)
 
@@ -334,6 +349,14 @@ def _summed(totals: Mapping[str, npt.NDArray[Any]], results: Mapping[str, npt.ND
     return {name: value if name in same else totals[name] + value for name, value in results.items()}
 
 
+def _next(feeds: Feeds, results: _Results) -> Mapping[str, npt.NDArray[Any]] | None:
+    """Hand a run's results over, and return what the next is fed; None where there is none."""
+    try:
+        return feeds.send(results)
+    except StopIteration:
+        return None
+
+
 def _joined(parts: list[_Part]) -> _Part:
     """Put the parts of a batch together: estimates, predictions and scores."""
 
@@ -341,7 +364,9 @@ def _joined(parts: list[_Part]) -> _Part:
         values = [getattr(estimate, field) for estimate, _, _ in parts]
         return None if values[0] is None else np.concatenate(values)
 
-    estimate = Estimate(*(along(f) for f in ("cells", "tones", "convergence_delta", "units", "standard_error")))
+    arrays = {f: along(f) for f in ("cells", "tones", "convergence_delta", "units", "standard_error")}
+    maps = {name: np.concatenate([estimate.maps[name] for estimate, _, _ in parts]) for name in parts[0][0].maps}
+    estimate = Estimate(**arrays, maps=maps)
     names = _per_window(parts[0][1])
     return estimate, {name: np.concatenate([t[name] for _, t, _ in parts]) for name in names}, parts[0][2]
 

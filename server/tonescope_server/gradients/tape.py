@@ -38,6 +38,7 @@ class Tape:
         x: the windows, ``(batch, *input shape)``.
         context: emits nodes; for what arithmetic on ``Var`` does not cover.
         results: what was named a result so far.
+        taps: the internal values that it was told to keep, in the order given.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Tape:
         tone_of_cell: Sequence[int] | npt.NDArray[np.int64],
         n_tones: int,
         *,
-        keep: Collection[str] = (),
+        keep: Sequence[str] = (),
         portable: bool = False,
     ) -> None:
         """Start with the model's own graph, copied; the caller's stays as it is.
@@ -70,6 +71,7 @@ class Tape:
         self._rule_sets = rule_sets
         self._tone_of_cell = np.asarray(tone_of_cell, np.int64)
         self._n_tones = n_tones
+        self.taps = tuple(keep)
         if not portable:
             lift_1d(self._graph, keep)
         self._forward = list(self._graph)

@@ -3,12 +3,14 @@
 from tonescope_server.marker import NAME, hookimpl
 from tonescope_server.plugin.api import (
     Estimate,
+    Feeds,
     GraphMethod,
     Method,
     ModelAccess,
     Parameters,
     ProceduralMethod,
     Requirement,
+    Totals,
     Windows,
 )
 from tonescope_server.plugin.baseline import Baseline, baseline_of
@@ -17,12 +19,14 @@ __all__ = [
     "NAME",
     "Baseline",
     "Estimate",
+    "Feeds",
     "GraphMethod",
     "Method",
     "ModelAccess",
     "Parameters",
     "ProceduralMethod",
     "Requirement",
+    "Totals",
     "Windows",
     "baseline_of",
     "hookimpl",

@@ -6,8 +6,8 @@ exported. A procedural method asks for predictions as it goes. Both are plain ob
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from tonescope_server.gradients.tape import Tape
+from tonescope_server.models.model import TensorSpec
 from tonescope_server.types import FloatArray, IntArray
 
 
@@ -48,6 +49,8 @@ class Estimate:
             where the method has none.
         units: attribution per group of cells, ``(batch, n_units)``, for a method that attributes groups.
         standard_error: of the per-tone attribution, ``(batch, n_tones)``, for a sampled estimate.
+        maps: what else the method has to show, by name, each with the batch in front: a class activation map before it
+            is brought to the input's size, say, or attention per layer and head.
     """
 
     cells: FloatArray | None
@@ -55,6 +58,7 @@ class Estimate:
     convergence_delta: FloatArray | None = None
     units: FloatArray | None = None
     standard_error: FloatArray | None = None
+    maps: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,8 @@ class Method(Protocol):
 
 Totals = Mapping[str, npt.NDArray[np.float32]]
 """The results of a graph by name, summed over the runs that a method asked for."""
+Feeds = Generator[Mapping[str, npt.NDArray[Any]], Totals, None]
+"""The run-time inputs of one run after another; what comes back from each ``yield`` are the results of its run."""
 
 
 class GraphMethod:
@@ -128,12 +134,27 @@ class GraphMethod:
     Parameters: ClassVar[type[Parameters]] = Parameters
     rule_set: ClassVar[str] = "standard"
 
+    def taps(self, layers: Sequence[TensorSpec], parameters: Any) -> Sequence[str]:
+        """Return the layers that ``describe`` evaluates at, by any names they have; ``tape.taps`` then holds their values.
+
+        Args:
+            layers: the model's internal values, from the input onwards.
+            parameters: the method's.
+
+        Raises:
+            MethodNotApplicableError: the model has no layer of the kind that the method reads.
+        """
+        return ()
+
     def describe(self, tape: Tape, parameters: Any) -> None:
         """Describe the attribution on the tape; name at least the result ``cells`` or ``tones``."""
         raise TypeError(f"method '{self.name}' does not say how it attributes: it needs describe()")
 
-    def feeds(self, windows: Windows, parameters: Any) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
-        """Yield the run-time inputs of each run; results are summed over the runs. One run without any by default."""
+    def feeds(self, windows: Windows, parameters: Any) -> Feeds:
+        """Yield the run-time inputs of each run; results are summed over the runs. One run without any by default.
+
+        Each ``yield`` returns the results of its run, for a method that goes by them.
+        """
         yield {}
 
     def points(self, parameters: Any) -> int:
@@ -147,6 +168,10 @@ class GraphMethod:
     def finish(self, totals: Totals, windows: Windows, parameters: Any) -> Estimate:
         """Turn the summed results into the estimate."""
         return Estimate(cells=totals.get("cells"), tones=totals.get("tones"))
+
+    def progress(self, totals: Totals, windows: Windows, parameters: Any) -> Estimate | None:
+        """Return the estimate as it stands after some of the runs; None where these runs have not added to it yet."""
+        return None
 
 
 class ModelAccess(Protocol):
@@ -164,6 +189,10 @@ class ModelAccess(Protocol):
         """
         ...
 
+    def gradient(self, points: FloatArray, window: IntArray) -> FloatArray:
+        """Return the gradient of the target at points, ``(n, *input shape)``; arguments as for ``score``."""
+        ...
+
 
 class ProceduralMethod:
     """A method that asks for predictions as it goes. Subclass it and write ``attribute``."""
@@ -178,6 +207,10 @@ class ProceduralMethod:
     def attribute(self, model: ModelAccess, windows: Windows, parameters: Any) -> Estimate:
         """Return the attribution of a batch of windows."""
         raise TypeError(f"method '{self.name}' does not say how it attributes: it needs attribute()")
+
+    def refine(self, model: ModelAccess, windows: Windows, parameters: Any) -> Iterator[Estimate]:
+        """Yield the attribution as it gets better, from the first that is of use to the last; one by default."""
+        yield self.attribute(model, windows, parameters)
 
     def evaluations(self, windows: Windows, parameters: Any) -> int:
         """Say how many model evaluations one window costs."""

@@ -175,7 +175,8 @@ def _judged(case: _Case) -> Iterator[_Fault]:
 def _arrays(result: Attribution) -> dict[str, npt.NDArray[Any]]:
     names = ("cells", "tones", "units", "standard_error", "convergence_delta")
     found = {name: getattr(result, name) for name in names}
-    return {name: array for name, array in found.items() if array is not None}
+    given = {name: array for name, array in found.items() if array is not None}
+    return given | {f"map '{name}'": array for name, array in result.maps.items()}
 
 
 def _shapes(case: _Case) -> Iterator[str]:
@@ -189,9 +190,9 @@ def _shapes(case: _Case) -> Iterator[str]:
     for name, array in _arrays(case.result).items():
         if array.dtype != np.float32:
             yield f"expected {name} of float32, got {array.dtype}"
-        if name == "units":
-            if array.ndim != 2 or len(array) != batch:
-                yield f"expected units of shape ({batch}, units), got {array.shape}"
+        if name not in expected:
+            if len(array) != batch or (name == "units" and array.ndim != 2):
+                yield f"expected {name} of shape ({batch}, …), got {array.shape}"
         elif array.shape != expected[name]:
             yield f"expected {name} of shape {expected[name]}, got {array.shape}"
 

@@ -403,3 +403,83 @@ def test_a_procedural_method_sees_the_map_of_cells_and_its_parameters(explainer_
     np.testing.assert_array_equal(given.rows, np.arange(5))
     np.testing.assert_array_equal(result.units, np.ones((5, 2)))
     np.testing.assert_allclose(result.tones, cells.fold(windows()), atol=1e-6)
+
+
+# -- what a method may ask of the engine ------------------------------------------------------------------------------
+
+
+class LastConvolution(plugin.GraphMethod):
+    """Reads the last convolution of a model, and says which one that was and what it is."""
+
+    name = "last_convolution"
+    summary = "The mean of the last convolution's gradient, on every tone."
+
+    def taps(self, layers, parameters):
+        found = [layer.name for layer in layers if layer.op_type == "Conv"]
+        if not found:
+            raise MethodNotApplicableError("the model has no convolution")
+        return found[-1:]
+
+    def describe(self, tape, parameters):
+        at_input, at_layer = tape.evaluate_at([tape.x.value.name, *tape.taps])
+        tape.result("cells", at_input.gradient)
+        tape.result("layer", at_layer.gradient)
+
+    def finish(self, totals, windows, parameters):
+        return plugin.Estimate(totals["cells"], maps={"layer": totals["layer"]})
+
+
+def test_a_method_taps_the_layers_it_chooses(explainer_with):
+    explainer, x = explainer_with(LastConvolution(), model="conv_1d"), windows("conv_1d", 300)
+    last = [layer.name for layer in explainer.layers() if layer.op_type == "Conv"][-1]
+    result = explainer.explain(x, "last_convolution", 1)  # more windows than go into one run
+    expected = explainer.gradient(x, 1, at=["input", last])
+    np.testing.assert_allclose(result.cells, expected["input"], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(result.maps["layer"], expected[last], rtol=1e-5, atol=1e-7)
+
+
+def test_a_method_that_finds_no_layer_of_its_kind_says_so_before_it_runs(explainer_with):
+    explainer = explainer_with(LastConvolution(), model="mlp")
+    assert explainer.applicability()["last_convolution"] == "the model has no convolution"
+    with pytest.raises(MethodNotApplicableError, match="the model has no convolution"):
+        explainer.prepare("last_convolution")
+
+
+class UntilSmall(plugin.GraphMethod):
+    """Adds halves of the gradient until what a run adds is below an eighth of it; it goes by the results it is sent."""
+
+    name = "until_small"
+    summary = "Twice the gradient, nearly."
+
+    def describe(self, tape, parameters):
+        tape.result("cells", tape.evaluate().gradient * tape.feed_var("part", (1,) * len(tape.x.shape)))
+
+    def feeds(self, windows, parameters):
+        part, first = np.ones((1,) * windows.x.ndim, np.float32), None
+        while True:
+            largest = np.abs((yield {"part": part})["cells"]).max()
+            first = first or largest
+            if largest < first / 8:
+                return
+            part = part / 2
+
+
+def test_a_method_is_sent_the_results_of_every_run(explainer_with):
+    explainer, x = explainer_with(UntilSmall(), model="mlp"), windows("mlp")
+    result = explainer.explain(x, "until_small", 0)
+    np.testing.assert_allclose(result.cells, explainer.gradient(x, 0) * (2 - 1 / 16), rtol=1e-5)
+    assert result.evaluations == 5
+
+
+class GradientByCalls(plugin.ProceduralMethod):
+    name = "gradient_by_calls"
+    summary = "The gradient, asked for at any points."
+
+    def attribute(self, model, windows, parameters):
+        return plugin.Estimate(model.gradient(windows.x[::-1].copy(), windows.rows[::-1].copy())[::-1].copy())
+
+
+def test_a_procedure_may_ask_for_gradients_at_any_points(explainer_with):
+    explainer, x = explainer_with(GradientByCalls(), model="conv_1d"), windows("conv_1d")
+    assert len(set(explainer.predict(x).class_index)) > 1  # each point is differentiated for its own window's class
+    np.testing.assert_allclose(explainer.explain(x, "gradient_by_calls").cells, explainer.gradient(x), rtol=1e-5)
