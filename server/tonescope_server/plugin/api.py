@@ -135,7 +135,7 @@ class GraphMethod:
     rule_set: ClassVar[str] = "standard"
 
     def taps(self, layers: Sequence[TensorSpec], parameters: Any) -> Sequence[str]:
-        """Return the layers that ``describe`` evaluates at, by any names they have; ``tape.taps`` then holds their values.
+        """Return the layers that ``describe`` evaluates at, by any names they have; ``tape.taps`` holds their values.
 
         Args:
             layers: the model's internal values, from the input onwards.
