@@ -163,6 +163,8 @@ class Attribution:
         units: attribution per group of cells, ``(batch, n_units)``, for a method that attributes groups (occluded
             slabs, say); None for others.
         standard_error: of ``tones``, for a sampled estimate; None for an exact method.
+        batches: how many independent batches of samples the standard error was worked out from; None for an exact
+            method.
         maps: what else the method has to show, by name, each ``(batch, …)``.
     """
 
@@ -183,4 +185,5 @@ class Attribution:
     warnings: tuple[ResultWarning, ...] = field(default=())
     units: FloatArray | None = None
     standard_error: FloatArray | None = None
+    batches: int | None = None
     maps: Mapping[str, FloatArray] = field(default_factory=dict)

@@ -265,6 +265,7 @@ class Prepared:
             warnings=(*self._standing, *_warnings(prediction, share)),
             units=estimate.units,
             standard_error=estimate.standard_error,
+            batches=estimate.batches,
             maps=estimate.maps,
             compute_s=perf_counter() - start,
         )
@@ -366,7 +367,7 @@ def _joined(parts: list[_Part]) -> _Part:
 
     arrays = {f: along(f) for f in ("cells", "tones", "convergence_delta", "units", "standard_error")}
     maps = {name: np.concatenate([estimate.maps[name] for estimate, _, _ in parts]) for name in parts[0][0].maps}
-    estimate = Estimate(**arrays, maps=maps)
+    estimate = Estimate(**arrays, batches=parts[0][0].batches, maps=maps)
     names = _per_window(parts[0][1])
     return estimate, {name: np.concatenate([t[name] for _, t, _ in parts]) for name in names}, parts[0][2]
 

@@ -48,7 +48,10 @@ class Estimate:
         convergence_delta: ``Σ cells − (f(x) − f(baseline))``, ``(batch,)``, or for relevance ``Σ cells − f(x)``; None
             where the method has none.
         units: attribution per group of cells, ``(batch, n_units)``, for a method that attributes groups.
-        standard_error: of the per-tone attribution, ``(batch, n_tones)``, for a sampled estimate.
+        standard_error: of the per-tone attribution, ``(batch, n_tones)``, for a sampled estimate; None until it is known.
+        batches: how many independent batches (or single draws) of samples the standard error was worked out from: its
+            95 % interval is that of Student's t with one degree of freedom less. A sampled method gives it with every
+            estimate, from the first on, so that none is taken for exact; None for a method that does not sample.
         maps: what else the method has to show, by name, each with the batch in front: a class activation map before it
             is brought to the input's size, say, or attention per layer and head.
     """
@@ -58,6 +61,7 @@ class Estimate:
     convergence_delta: FloatArray | None = None
     units: FloatArray | None = None
     standard_error: FloatArray | None = None
+    batches: int | None = None
     maps: Mapping[str, FloatArray] = field(default_factory=dict)
 
 

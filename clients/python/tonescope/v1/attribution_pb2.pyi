@@ -383,6 +383,27 @@ class Explanation(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MapsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _tensor_pb2.Tensor: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _tensor_pb2.Tensor | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PROBLEM_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
     FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
@@ -413,6 +434,9 @@ class Explanation(_message.Message):
     PARTS_FIELD_NUMBER: _builtins.int
     TRANSMITTER_FIELD_NUMBER: _builtins.int
     LINK_FIELD_NUMBER: _builtins.int
+    MAPS_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     """The node that captured the window."""
     first_sequence: _builtins.int
@@ -456,6 +480,11 @@ class Explanation(_message.Message):
     link: _builtins.int
     """The antenna link that the window was made of: the row of its frames; absent where frames have one row, where the
     window holds them all, and for windows that came as such.
+    """
+    batches: _builtins.int
+    """How many independent batches (or single draws) of samples `standard_error` was worked out from: its intervals are
+    those of Student's t with one degree of freedom less. Present as 1 where there has been one batch, and so no
+    standard error yet; absent for an exact method, and for a sampled one that does not say.
     """
     @_builtins.property
     def problem(self) -> _error_pb2.Problem:
@@ -514,6 +543,19 @@ class Explanation(_message.Message):
         no attribution per cell.
         """
 
+    @_builtins.property
+    def maps(self) -> _containers.MessageMap[_builtins.str, _tensor_pb2.Tensor]:
+        """What else the method has to show of this window, by name: a class activation map before it was brought to the
+        input's size, say, or attention per layer and head. Each float32, of the method's own shape, without the batch axis.
+        Empty unless asked for, and for a method that has nothing more to show.
+        """
+
+    @_builtins.property
+    def units(self) -> _tensor_pb2.Tensor:
+        """Attribution per group of cells: float32, shape (n_units), in the method's own order of its groups. Absent unless
+        asked for, and for a method that attributes no groups.
+        """
+
     def __init__(
         self,
         *,
@@ -547,11 +589,16 @@ class Explanation(_message.Message):
         parts: _tensor_pb2.Tensor | None = ...,
         transmitter: _builtins.str = ...,
         link: _builtins.int | None = ...,
+        maps: _abc.Mapping[_builtins.str, _tensor_pb2.Tensor] | None = ...,
+        units: _tensor_pb2.Tensor | None = ...,
+        batches: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns", "_convergence_delta", b"_convergence_delta", "_evaluations", b"_evaluations", "_first_sequence", b"_first_sequence", "_last_sequence", b"_last_sequence", "_link", b"_link", "_null_tone_share", b"_null_tone_share", "_score", b"_score", "capture_time_ns", b"capture_time_ns", "cells", b"cells", "convergence_delta", b"convergence_delta", "declared_rows", b"declared_rows", "evaluations", b"evaluations", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "link", b"link", "method", b"method", "null_tone_share", b"null_tone_share", "parts", b"parts", "prediction", b"prediction", "problem", b"problem", "running", b"running", "score", b"score", "standard_error", b"standard_error", "target", b"target", "tones", b"tones"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batches", b"_batches", "_capture_time_ns", b"_capture_time_ns", "_convergence_delta", b"_convergence_delta", "_evaluations", b"_evaluations", "_first_sequence", b"_first_sequence", "_last_sequence", b"_last_sequence", "_link", b"_link", "_null_tone_share", b"_null_tone_share", "_score", b"_score", "batches", b"batches", "capture_time_ns", b"capture_time_ns", "cells", b"cells", "convergence_delta", b"convergence_delta", "declared_rows", b"declared_rows", "evaluations", b"evaluations", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "link", b"link", "method", b"method", "null_tone_share", b"null_tone_share", "parts", b"parts", "prediction", b"prediction", "problem", b"problem", "running", b"running", "score", b"score", "standard_error", b"standard_error", "target", b"target", "tones", b"tones", "units", b"units"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns", "_convergence_delta", b"_convergence_delta", "_evaluations", b"_evaluations", "_first_sequence", b"_first_sequence", "_last_sequence", b"_last_sequence", "_link", b"_link", "_null_tone_share", b"_null_tone_share", "_score", b"_score", "capture_time_ns", b"capture_time_ns", "cells", b"cells", "compute_ms", b"compute_ms", "convergence_delta", b"convergence_delta", "declared_rows", b"declared_rows", "dropped_before", b"dropped_before", "evaluations", b"evaluations", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "link", b"link", "method", b"method", "model_digest", b"model_digest", "node_id", b"node_id", "normalisation", b"normalisation", "null_tone_share", b"null_tone_share", "parts", b"parts", "prediction", b"prediction", "problem", b"problem", "queue_ms", b"queue_ms", "rule_set", b"rule_set", "running", b"running", "score", b"score", "standard_error", b"standard_error", "target", b"target", "tone_layout", b"tone_layout", "tones", b"tones", "top", b"top", "transmitter", b"transmitter", "warnings", b"warnings", "window_index", b"window_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batches", b"_batches", "_capture_time_ns", b"_capture_time_ns", "_convergence_delta", b"_convergence_delta", "_evaluations", b"_evaluations", "_first_sequence", b"_first_sequence", "_last_sequence", b"_last_sequence", "_link", b"_link", "_null_tone_share", b"_null_tone_share", "_score", b"_score", "batches", b"batches", "capture_time_ns", b"capture_time_ns", "cells", b"cells", "compute_ms", b"compute_ms", "convergence_delta", b"convergence_delta", "declared_rows", b"declared_rows", "dropped_before", b"dropped_before", "evaluations", b"evaluations", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "link", b"link", "maps", b"maps", "method", b"method", "model_digest", b"model_digest", "node_id", b"node_id", "normalisation", b"normalisation", "null_tone_share", b"null_tone_share", "parts", b"parts", "prediction", b"prediction", "problem", b"problem", "queue_ms", b"queue_ms", "rule_set", b"rule_set", "running", b"running", "score", b"score", "standard_error", b"standard_error", "target", b"target", "tone_layout", b"tone_layout", "tones", b"tones", "top", b"top", "transmitter", b"transmitter", "units", b"units", "warnings", b"warnings", "window_index", b"window_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__batches: _TypeAlias = _typing.Literal["batches"]  # noqa: Y015
+    _WhichOneofArgType__batches: _TypeAlias = _typing.Literal["_batches", b"_batches"]  # noqa: Y015
     _WhichOneofReturnType__capture_time_ns: _TypeAlias = _typing.Literal["capture_time_ns"]  # noqa: Y015
     _WhichOneofArgType__capture_time_ns: _TypeAlias = _typing.Literal["_capture_time_ns", b"_capture_time_ns"]  # noqa: Y015
     _WhichOneofReturnType__convergence_delta: _TypeAlias = _typing.Literal["convergence_delta"]  # noqa: Y015
@@ -568,6 +615,8 @@ class Explanation(_message.Message):
     _WhichOneofArgType__null_tone_share: _TypeAlias = _typing.Literal["_null_tone_share", b"_null_tone_share"]  # noqa: Y015
     _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
     _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batches) -> _WhichOneofReturnType__batches | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__capture_time_ns) -> _WhichOneofReturnType__capture_time_ns | None: ...
     @_typing.overload
@@ -600,6 +649,8 @@ class ExplainOptions(_message.Message):
     WANT_CELLS_FIELD_NUMBER: _builtins.int
     WANT_DECLARED_ROWS_FIELD_NUMBER: _builtins.int
     WANT_PARTS_FIELD_NUMBER: _builtins.int
+    WANT_MAPS_FIELD_NUMBER: _builtins.int
+    WANT_UNITS_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
     """How many tones `top` lists; zero means 8."""
     want_cells: _builtins.bool
@@ -608,6 +659,10 @@ class ExplainOptions(_message.Message):
     """Whether to send the attribution per declared row beside that per tone."""
     want_parts: _builtins.bool
     """Whether to send the attribution per antenna link and component beside that per tone."""
+    want_maps: _builtins.bool
+    """Whether to send what else the method has to show: `maps`."""
+    want_units: _builtins.bool
+    """Whether to send the attribution per group of cells: `units`."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelRef:
         """The model."""
@@ -630,10 +685,12 @@ class ExplainOptions(_message.Message):
         want_cells: _builtins.bool = ...,
         want_declared_rows: _builtins.bool = ...,
         want_parts: _builtins.bool = ...,
+        want_maps: _builtins.bool = ...,
+        want_units: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "model", b"model", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "model", b"model", "target", b"target", "top_k", b"top_k", "want_cells", b"want_cells", "want_declared_rows", b"want_declared_rows", "want_parts", b"want_parts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "model", b"model", "target", b"target", "top_k", b"top_k", "want_cells", b"want_cells", "want_declared_rows", b"want_declared_rows", "want_maps", b"want_maps", "want_parts", b"want_parts", "want_units", b"want_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

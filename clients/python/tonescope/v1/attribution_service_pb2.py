@@ -25,19 +25,26 @@ _sym_db = _symbol_database.Default()
 from tonescope.v1 import attribution_pb2 as tonescope_dot_v1_dot_attribution__pb2
 from tonescope.v1 import csi_pb2 as tonescope_dot_v1_dot_csi__pb2
 from tonescope.v1 import live_pb2 as tonescope_dot_v1_dot_live__pb2
+from tonescope.v1 import tensor_pb2 as tonescope_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tonescope/v1/attribution_service.proto\x12\x0ctonescope.v1\x1a\x1etonescope/v1/attribution.proto\x1a\x16tonescope/v1/csi.proto\x1a\x17tonescope/v1/live.proto\"\xe8\x01\n\x0e\x45xplainRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.tonescope.v1.ExplainOptions\x12%\n\x07windows\x18\x02 \x03(\x0b\x32\x14.tonescope.v1.Window\x12\x32\n\rnormalisation\x18\x03 \x01(\x0e\x32\x1b.tonescope.v1.Normalisation\x12\x30\n\nstatistics\x18\x04 \x03(\x0b\x32\x1c.tonescope.v1.ToneStatistics\x12\x1a\n\x12\x66irst_window_index\x18\x05 \x01(\r\"o\n\x0f\x45xplainResponse\x12/\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x19.tonescope.v1.Explanation\x12+\n\ntone_table\x18\x02 \x01(\x0b\x32\x17.tonescope.v1.ToneTable2\x9f\x01\n\x12\x41ttributionService\x12\x46\n\x07\x45xplain\x12\x1c.tonescope.v1.ExplainRequest\x1a\x1d.tonescope.v1.ExplainResponse\x12\x41\n\x04Live\x12\x19.tonescope.v1.LiveRequest\x1a\x1a.tonescope.v1.LiveResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tonescope/v1/attribution_service.proto\x12\x0ctonescope.v1\x1a\x1etonescope/v1/attribution.proto\x1a\x16tonescope/v1/csi.proto\x1a\x17tonescope/v1/live.proto\x1a\x19tonescope/v1/tensor.proto\"\xe8\x01\n\x0e\x45xplainRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.tonescope.v1.ExplainOptions\x12%\n\x07windows\x18\x02 \x03(\x0b\x32\x14.tonescope.v1.Window\x12\x32\n\rnormalisation\x18\x03 \x01(\x0e\x32\x1b.tonescope.v1.Normalisation\x12\x30\n\nstatistics\x18\x04 \x03(\x0b\x32\x1c.tonescope.v1.ToneStatistics\x12\x1a\n\x12\x66irst_window_index\x18\x05 \x01(\r\"o\n\x0f\x45xplainResponse\x12/\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x19.tonescope.v1.Explanation\x12+\n\ntone_table\x18\x02 \x01(\x0b\x32\x17.tonescope.v1.ToneTable\"\xc5\x02\n\x1b\x45xplainProgressivelyRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.tonescope.v1.ExplainOptions\x12%\n\x07windows\x18\x02 \x03(\x0b\x32\x14.tonescope.v1.Window\x12\x32\n\rnormalisation\x18\x03 \x01(\x0e\x32\x1b.tonescope.v1.Normalisation\x12\x30\n\nstatistics\x18\x04 \x03(\x0b\x32\x1c.tonescope.v1.ToneStatistics\x12\x11\n\ttolerance\x18\x05 \x01(\x01\x12\x0e\n\x06\x62udget\x18\x06 \x01(\x04\x12\x15\n\rtime_limit_ms\x18\x07 \x01(\x01\x12\x1c\n\x0fmin_interval_ms\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\x12\n\x10_min_interval_ms\"\xac\x02\n\x1c\x45xplainProgressivelyResponse\x12.\n\x0b\x65xplanation\x18\x01 \x01(\x0b\x32\x19.tonescope.v1.Explanation\x12\x31\n\x13interval_half_width\x18\x02 \x01(\x0b\x32\x14.tonescope.v1.Tensor\x12\x1b\n\x0erelative_error\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06update\x18\x04 \x01(\r\x12\r\n\x05\x66inal\x18\x05 \x01(\x08\x12-\n\x0bstop_reason\x18\x06 \x01(\x0e\x32\x18.tonescope.v1.StopReason\x12+\n\ntone_table\x18\x07 \x01(\x0b\x32\x17.tonescope.v1.ToneTableB\x11\n\x0f_relative_error*\x93\x01\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15STOP_REASON_CONVERGED\x10\x01\x12\x16\n\x12STOP_REASON_BUDGET\x10\x02\x12\x1a\n\x16STOP_REASON_TIME_LIMIT\x10\x03\x12\x19\n\x15STOP_REASON_EXHAUSTED\x10\x04\x32\x90\x02\n\x12\x41ttributionService\x12\x46\n\x07\x45xplain\x12\x1c.tonescope.v1.ExplainRequest\x1a\x1d.tonescope.v1.ExplainResponse\x12o\n\x14\x45xplainProgressively\x12).tonescope.v1.ExplainProgressivelyRequest\x1a*.tonescope.v1.ExplainProgressivelyResponse0\x01\x12\x41\n\x04Live\x12\x19.tonescope.v1.LiveRequest\x1a\x1a.tonescope.v1.LiveResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tonescope.v1.attribution_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXPLAINREQUEST']._serialized_start=138
-  _globals['_EXPLAINREQUEST']._serialized_end=370
-  _globals['_EXPLAINRESPONSE']._serialized_start=372
-  _globals['_EXPLAINRESPONSE']._serialized_end=483
-  _globals['_ATTRIBUTIONSERVICE']._serialized_start=486
-  _globals['_ATTRIBUTIONSERVICE']._serialized_end=645
+  _globals['_STOPREASON']._serialized_start=1144
+  _globals['_STOPREASON']._serialized_end=1291
+  _globals['_EXPLAINREQUEST']._serialized_start=165
+  _globals['_EXPLAINREQUEST']._serialized_end=397
+  _globals['_EXPLAINRESPONSE']._serialized_start=399
+  _globals['_EXPLAINRESPONSE']._serialized_end=510
+  _globals['_EXPLAINPROGRESSIVELYREQUEST']._serialized_start=513
+  _globals['_EXPLAINPROGRESSIVELYREQUEST']._serialized_end=838
+  _globals['_EXPLAINPROGRESSIVELYRESPONSE']._serialized_start=841
+  _globals['_EXPLAINPROGRESSIVELYRESPONSE']._serialized_end=1141
+  _globals['_ATTRIBUTIONSERVICE']._serialized_start=1294
+  _globals['_ATTRIBUTIONSERVICE']._serialized_end=1566
 # @@protoc_insertion_point(module_scope)

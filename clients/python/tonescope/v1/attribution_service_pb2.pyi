@@ -7,8 +7,10 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tonescope.v1 import attribution_pb2 as _attribution_pb2
 from tonescope.v1 import csi_pb2 as _csi_pb2
+from tonescope.v1 import tensor_pb2 as _tensor_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +21,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _StopReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StopReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STOP_REASON_UNSPECIFIED: _StopReason.ValueType  # 0
+    """It goes on, or it failed: then the explanation has a problem."""
+    STOP_REASON_CONVERGED: _StopReason.ValueType  # 1
+    """It is as good as was asked: `relative_error` is at most the tolerance."""
+    STOP_REASON_BUDGET: _StopReason.ValueType  # 2
+    """It would have cost more model evaluations than the budget."""
+    STOP_REASON_TIME_LIMIT: _StopReason.ValueType  # 3
+    """The time limit passed."""
+    STOP_REASON_EXHAUSTED: _StopReason.ValueType  # 4
+    """The method has nothing more to add: all of its own samples or steps are taken, or it has one estimate only."""
+
+class StopReason(_StopReason, metaclass=_StopReasonEnumTypeWrapper):
+    """Why the work on a window ended."""
+
+STOP_REASON_UNSPECIFIED: StopReason.ValueType  # 0
+"""It goes on, or it failed: then the explanation has a problem."""
+STOP_REASON_CONVERGED: StopReason.ValueType  # 1
+"""It is as good as was asked: `relative_error` is at most the tolerance."""
+STOP_REASON_BUDGET: StopReason.ValueType  # 2
+"""It would have cost more model evaluations than the budget."""
+STOP_REASON_TIME_LIMIT: StopReason.ValueType  # 3
+"""The time limit passed."""
+STOP_REASON_EXHAUSTED: StopReason.ValueType  # 4
+"""The method has nothing more to add: all of its own samples or steps are taken, or it has one estimate only."""
+Global___StopReason: _TypeAlias = StopReason  # noqa: Y015
 
 @_typing.final
 class ExplainRequest(_message.Message):
@@ -93,3 +127,130 @@ class ExplainResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class ExplainProgressivelyRequest(_message.Message):
+    """Windows to explain as well as is asked for, or as there is time for. A window's first estimate is always worked out,
+    whatever it costs; each condition for stopping is looked at from then on, and the first that holds ends that window.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    NORMALISATION_FIELD_NUMBER: _builtins.int
+    STATISTICS_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    TIME_LIMIT_MS_FIELD_NUMBER: _builtins.int
+    MIN_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    normalisation: _csi_pb2.Normalisation.ValueType
+    """How to normalise them; unspecified means that they are taken as they are: the sender normalised them."""
+    tolerance: _builtins.float
+    """Stop a window where its `relative_error` is at most this: a fraction, such as 0.05. Zero means not to stop for that."""
+    budget: _builtins.int
+    """Stop a window before it has cost more model evaluations than this. Zero means no bound."""
+    time_limit_ms: _builtins.float
+    """Stop every window this many milliseconds after the call arrived. Zero means no limit but the deadline of the call."""
+    min_interval_ms: _builtins.float
+    """The smallest time between two updates of one window, in milliseconds: what is found in between is passed over for
+    what is newest. The last update of a window does not wait. Absent means 50; zero means none.
+    """
+    @_builtins.property
+    def options(self) -> _attribution_pb2.ExplainOptions:
+        """Model, target, method and what to send back."""
+
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[_csi_pb2.Window]:
+        """The windows: 1 to 32. They take turns, and none depends on the others."""
+
+    @_builtins.property
+    def statistics(self) -> _containers.RepeatedCompositeFieldContainer[_csi_pb2.ToneStatistics]:
+        """Statistics for NORMALISATION_RECORDING."""
+
+    def __init__(
+        self,
+        *,
+        options: _attribution_pb2.ExplainOptions | None = ...,
+        windows: _abc.Iterable[_csi_pb2.Window] | None = ...,
+        normalisation: _csi_pb2.Normalisation.ValueType = ...,
+        statistics: _abc.Iterable[_csi_pb2.ToneStatistics] | None = ...,
+        tolerance: _builtins.float = ...,
+        budget: _builtins.int = ...,
+        time_limit_ms: _builtins.float = ...,
+        min_interval_ms: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_interval_ms", b"_min_interval_ms", "min_interval_ms", b"min_interval_ms", "options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_interval_ms", b"_min_interval_ms", "budget", b"budget", "min_interval_ms", b"min_interval_ms", "normalisation", b"normalisation", "options", b"options", "statistics", b"statistics", "time_limit_ms", b"time_limit_ms", "tolerance", b"tolerance", "windows", b"windows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__min_interval_ms: _TypeAlias = _typing.Literal["min_interval_ms"]  # noqa: Y015
+    _WhichOneofArgType__min_interval_ms: _TypeAlias = _typing.Literal["_min_interval_ms", b"_min_interval_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_interval_ms) -> _WhichOneofReturnType__min_interval_ms | None: ...
+
+Global___ExplainProgressivelyRequest: _TypeAlias = ExplainProgressivelyRequest  # noqa: Y015
+
+@_typing.final
+class ExplainProgressivelyResponse(_message.Message):
+    """One window's explanation as it stands. A client that reads slowly is not sent what has been superseded: of each window
+    only the newest waits for it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    INTERVAL_HALF_WIDTH_FIELD_NUMBER: _builtins.int
+    RELATIVE_ERROR_FIELD_NUMBER: _builtins.int
+    UPDATE_FIELD_NUMBER: _builtins.int
+    FINAL_FIELD_NUMBER: _builtins.int
+    STOP_REASON_FIELD_NUMBER: _builtins.int
+    TONE_TABLE_FIELD_NUMBER: _builtins.int
+    relative_error: _builtins.float
+    """How far the estimate may be off, as a fraction. For a sampled method the largest half width of all tones, relative
+    to the largest |attribution| of a tone; else, for a method along a path, |convergence delta| relative to
+    |f(x) − f(baseline)|. Absent where neither is known, as before a second batch of samples; infinity where what it
+    is relative to is zero, and the error is not.
+    """
+    update: _builtins.int
+    """The number of this update among those of its window, from 0; numbers that are missing were passed over."""
+    final: _builtins.bool
+    """Whether this is the window's last update. The call ends after the last update of every window."""
+    stop_reason: Global___StopReason.ValueType
+    """Why the work ended; unspecified until then, and where the explanation has a problem."""
+    @_builtins.property
+    def explanation(self) -> _attribution_pb2.Explanation:
+        """The explanation so far: of the window that its `window_index` says, with `evaluations` spent on it so far, and with
+        `standard_error` and `batches`, or `convergence_delta`, as the method has them.
+        """
+
+    @_builtins.property
+    def interval_half_width(self) -> _tensor_pb2.Tensor:
+        """Half the width of the 95 % interval of each tone: float32, shape (n_tones), in the attribution's own units. It is
+        `standard_error` times the 97.5 % quantile of Student's t with `batches` − 1 degrees of freedom, or of the normal
+        distribution (1.96) where the method does not say how many batches. Absent where there is no standard error.
+        """
+
+    @_builtins.property
+    def tone_table(self) -> _csi_pb2.ToneTable:
+        """The tone table of the results; in the first response of the call only."""
+
+    def __init__(
+        self,
+        *,
+        explanation: _attribution_pb2.Explanation | None = ...,
+        interval_half_width: _tensor_pb2.Tensor | None = ...,
+        relative_error: _builtins.float | None = ...,
+        update: _builtins.int = ...,
+        final: _builtins.bool = ...,
+        stop_reason: Global___StopReason.ValueType = ...,
+        tone_table: _csi_pb2.ToneTable | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_relative_error", b"_relative_error", "explanation", b"explanation", "interval_half_width", b"interval_half_width", "relative_error", b"relative_error", "tone_table", b"tone_table"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_relative_error", b"_relative_error", "explanation", b"explanation", "final", b"final", "interval_half_width", b"interval_half_width", "relative_error", b"relative_error", "stop_reason", b"stop_reason", "tone_table", b"tone_table", "update", b"update"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__relative_error: _TypeAlias = _typing.Literal["relative_error"]  # noqa: Y015
+    _WhichOneofArgType__relative_error: _TypeAlias = _typing.Literal["_relative_error", b"_relative_error"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__relative_error) -> _WhichOneofReturnType__relative_error | None: ...
+
+Global___ExplainProgressivelyResponse: _TypeAlias = ExplainProgressivelyResponse  # noqa: Y015

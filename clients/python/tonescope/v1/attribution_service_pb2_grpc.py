@@ -41,6 +41,11 @@ class AttributionServiceStub:
                 request_serializer=tonescope_dot_v1_dot_attribution__service__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=tonescope_dot_v1_dot_attribution__service__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.ExplainProgressively = channel.unary_stream(
+                '/tonescope.v1.AttributionService/ExplainProgressively',
+                request_serializer=tonescope_dot_v1_dot_attribution__service__pb2.ExplainProgressivelyRequest.SerializeToString,
+                response_deserializer=tonescope_dot_v1_dot_attribution__service__pb2.ExplainProgressivelyResponse.FromString,
+                _registered_method=True)
         self.Live = channel.stream_stream(
                 '/tonescope.v1.AttributionService/Live',
                 request_serializer=tonescope_dot_v1_dot_live__pb2.LiveRequest.SerializeToString,
@@ -54,6 +59,15 @@ class AttributionServiceServicer:
 
     def Explain(self, request, context):
         """Explains a batch of windows. A window that cannot be explained is answered with its own problem.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainProgressively(self, request, context):
+        """Explains one window or a few by a method that gets better with time, and answers as it does: each window by itself,
+        until it is as good as was asked, or has cost what it may. To end it earlier, cancel the call: the work stops. At
+        the deadline of the call it fails with DEADLINE_EXCEEDED, after what was sent until then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,6 +87,11 @@ def add_AttributionServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=tonescope_dot_v1_dot_attribution__service__pb2.ExplainRequest.FromString,
                     response_serializer=tonescope_dot_v1_dot_attribution__service__pb2.ExplainResponse.SerializeToString,
+            ),
+            'ExplainProgressively': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExplainProgressively,
+                    request_deserializer=tonescope_dot_v1_dot_attribution__service__pb2.ExplainProgressivelyRequest.FromString,
+                    response_serializer=tonescope_dot_v1_dot_attribution__service__pb2.ExplainProgressivelyResponse.SerializeToString,
             ),
             'Live': grpc.stream_stream_rpc_method_handler(
                     servicer.Live,
@@ -108,6 +127,33 @@ class AttributionService:
             '/tonescope.v1.AttributionService/Explain',
             tonescope_dot_v1_dot_attribution__service__pb2.ExplainRequest.SerializeToString,
             tonescope_dot_v1_dot_attribution__service__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainProgressively(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tonescope.v1.AttributionService/ExplainProgressively',
+            tonescope_dot_v1_dot_attribution__service__pb2.ExplainProgressivelyRequest.SerializeToString,
+            tonescope_dot_v1_dot_attribution__service__pb2.ExplainProgressivelyResponse.FromString,
             options,
             channel_credentials,
             insecure,

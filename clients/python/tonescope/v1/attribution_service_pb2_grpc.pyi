@@ -36,6 +36,11 @@ class AttributionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AttributionServiceAsyncStub: ...
     Explain: _grpc.UnaryUnaryMultiCallable[_attribution_service_pb2.ExplainRequest, _attribution_service_pb2.ExplainResponse]
     """Explains a batch of windows. A window that cannot be explained is answered with its own problem."""
+    ExplainProgressively: _grpc.UnaryStreamMultiCallable[_attribution_service_pb2.ExplainProgressivelyRequest, _attribution_service_pb2.ExplainProgressivelyResponse]
+    """Explains one window or a few by a method that gets better with time, and answers as it does: each window by itself,
+    until it is as good as was asked, or has cost what it may. To end it earlier, cancel the call: the work stops. At
+    the deadline of the call it fails with DEADLINE_EXCEEDED, after what was sent until then.
+    """
     Live: _grpc.StreamStreamMultiCallable[_live_pb2.LiveRequest, _live_pb2.LiveResponse]
     """Explains a live stream of frames or windows as they come."""
 
@@ -46,6 +51,11 @@ class AttributionServiceAsyncStub(AttributionServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Explain: _aio.UnaryUnaryMultiCallable[_attribution_service_pb2.ExplainRequest, _attribution_service_pb2.ExplainResponse]  # type: ignore[assignment]
     """Explains a batch of windows. A window that cannot be explained is answered with its own problem."""
+    ExplainProgressively: _aio.UnaryStreamMultiCallable[_attribution_service_pb2.ExplainProgressivelyRequest, _attribution_service_pb2.ExplainProgressivelyResponse]  # type: ignore[assignment]
+    """Explains one window or a few by a method that gets better with time, and answers as it does: each window by itself,
+    until it is as good as was asked, or has cost what it may. To end it earlier, cancel the call: the work stops. At
+    the deadline of the call it fails with DEADLINE_EXCEEDED, after what was sent until then.
+    """
     Live: _aio.StreamStreamMultiCallable[_live_pb2.LiveRequest, _live_pb2.LiveResponse]  # type: ignore[assignment]
     """Explains a live stream of frames or windows as they come."""
 
@@ -59,6 +69,17 @@ class AttributionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_attribution_service_pb2.ExplainResponse, _abc.Awaitable[_attribution_service_pb2.ExplainResponse]]:
         """Explains a batch of windows. A window that cannot be explained is answered with its own problem."""
+
+    @_abc_1.abstractmethod
+    def ExplainProgressively(
+        self,
+        request: _attribution_service_pb2.ExplainProgressivelyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_attribution_service_pb2.ExplainProgressivelyResponse], _abc.AsyncIterator[_attribution_service_pb2.ExplainProgressivelyResponse]]:
+        """Explains one window or a few by a method that gets better with time, and answers as it does: each window by itself,
+        until it is as good as was asked, or has cost what it may. To end it earlier, cancel the call: the work stops. At
+        the deadline of the call it fails with DEADLINE_EXCEEDED, after what was sent until then.
+        """
 
     @_abc_1.abstractmethod
     def Live(
