@@ -16,6 +16,7 @@ from tonescope_server.csi.tones import ToneTable
 from tonescope_server.errors import ManifestError, TonescopeError
 from tonescope_server.models.adapters import is_adapter, joining_line
 from tonescope_server.models.architectures import Architecture, built_in_architectures
+from tonescope_server.models.background import read_background
 from tonescope_server.models.loaders import LoadedGraph
 from tonescope_server.models.loaders.onnx import load_onnx
 from tonescope_server.models.loaders.safetensors import load_safetensors
@@ -36,6 +37,7 @@ class _Files:
     manifest: Manifest
     adapter: Path | None
     paired: Path | None
+    background: Path | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -128,6 +130,7 @@ def _files(
         manifest=stated,
         adapter=Path(adapter) if adapter is not None else named,
         paired=Path(weights) if weights is not None else None,
+        background=inside(source, stated.baseline.background) if stated.baseline.background else None,
     )
 
 
@@ -216,6 +219,7 @@ def _assemble(files: _Files, loaded: LoadedGraph) -> Model:
         table=table,
         cells=cells,
         warnings=(*files.warnings, *loaded.warnings, *guesses),
+        background=None if files.background is None else read_background(files.background, explained, cells),
     )
 
 
@@ -274,6 +278,8 @@ def _cells(resolved: Manifest) -> tuple[ToneTable, CellMap]:
         raise ManifestError(f"normalisation.mean: expected a value for each of {rows} tones{also}, got {len(mean)}")
     for key, values in (
         ("baseline.tones", resolved.baseline.tones),
+        ("baseline.dataset_mean", resolved.baseline.dataset_mean),
+        ("baseline.empty_room", resolved.baseline.empty_room),
         ("reference.attribution", resolved.reference.attribution),
     ):
         if values and len(values) != rows:

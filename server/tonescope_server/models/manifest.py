@@ -212,10 +212,16 @@ class BaselineSection(Section):
     Attributes:
         value: the value of every cell.
         tones: a value per tone, which then holds in every frame; empty means ``value`` everywhere.
+        dataset_mean: the mean of the training windows, a value per tone; empty means that of ``background``, if any.
+        empty_room: the mean of windows of the empty room, a value per tone; empty means not known.
+        background: a file of windows to compare with, relative to the manifest; "" means none.
     """
 
     value: FiniteFloat = 0.0
     tones: tuple[FiniteFloat, ...] = ()
+    dataset_mean: tuple[FiniteFloat, ...] = ()
+    empty_room: tuple[FiniteFloat, ...] = ()
+    background: str = ""
 
 
 class ReferenceSection(Section):

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from tonescope_server.csi.cells import CellMap
 from tonescope_server.csi.tones import ToneTable
 from tonescope_server.models.manifest import NORMALISATION_GUESS, Manifest
+from tonescope_server.types import FloatArray
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Model:
         table: the tones of a window's rows.
         cells: how the flat cells of one window map to frames and tones.
         warnings: guesses and oddities met while loading, one line each.
+        background: the windows of the manifest's ``baseline.background``, ``(n, *input shape)``; None where it names
+            none.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Model:
     table: ToneTable
     cells: CellMap
     warnings: tuple[str, ...] = ()
+    background: FloatArray | None = None
 
     def warnings_for(self, normalise: str | None) -> tuple[str, ...]:
         """Return the warnings that hold for a request: what it says itself is not guessed.

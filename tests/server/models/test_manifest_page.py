@@ -101,6 +101,7 @@ def test_the_count_network_states_every_key_there_is_but_those_that_it_needs_not
     unstated = {f"{name}.{key}" for name, model in SECTIONS.items() for key in model.model_fields.keys() - stated[name]}
     assert unstated == {
         *("model.version", "model.adapter", "model.sha256", "baseline.value", "training.data_sha256"),
+        *("baseline.dataset_mean", "baseline.empty_room", "baseline.background"),
         *("input.feature_names", "input.phase", "input.links", "tones.secondary", "tones.centre_mhz"),
     }
 
