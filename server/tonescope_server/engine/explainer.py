@@ -13,12 +13,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 from pydantic import ValidationError
 
+from tonescope_server.engine.access import Check, never
 from tonescope_server.engine.applicability import why_not
 from tonescope_server.engine.jacobian import jacobian
 from tonescope_server.engine.null_sums import NullSums
 from tonescope_server.engine.plan import Plan, PlanCache
 from tonescope_server.engine.prediction import PredictionReader
-from tonescope_server.engine.prepared import Check, Prepared, never
+from tonescope_server.engine.prepared import Prepared
 from tonescope_server.engine.session import Session
 from tonescope_server.engine.taps import made_by, values_to_tap
 from tonescope_server.engine.targets import Resolved, TargetLike, as_target, resolve

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tonescope_server.csi.spectrum import tone_groups
 from tonescope_server.engine import null_sums
+from tonescope_server.engine.access import EVALUATIONS_PER_RUN, Access, Check, chunks, never
 from tonescope_server.engine.plan import Plan
 from tonescope_server.engine.prediction import OUTPUT
 from tonescope_server.engine.targets import Resolved, is_open, predicted_as_elements, resolve
@@ -39,25 +40,16 @@ from tonescope_server.types import (
 if TYPE_CHECKING:
     from tonescope_server.engine.explainer import Explainer
 
-Check = Callable[[], None]
-"""Called between chunks of evaluations; raises to stop: a deadline passed, a caller gone."""
-
 _Results = dict[str, npt.NDArray[Any]]
 _Found = tuple[Estimate, Prediction, FloatArray, int, FloatArray | None]
 """The estimate, what the model said, the target's value, evaluations per window, and the null-tone share if known."""
 _Part = tuple[Estimate, _Results, int]
 """What one part of a batch gave, the plan's results, and how often the plan ran."""
 
-# Model evaluations in one run of ONNX Runtime. Per window a batch buys at most 1.5 ×, and memory grows with it.
-EVALUATIONS_PER_RUN = 256
 NULL_SHARE_LIMIT = 0.01
 # Runs that a plan's cost is measured by, cut short for a plan that is dear whatever the machine is doing.
 TIMED_RUNS = 5
 CLEARLY_DEAR_S = 0.02
-
-
-def never() -> None:
-    """Check nothing: no deadline, no cancellation."""
 
 
 STRAIGHT_THROUGH = ResultWarning(
@@ -168,7 +160,7 @@ class Prepared:
         if len(x) <= most:
             estimate, totals, runs = self._run_part(method, x, slice(0, len(x)), check)
         else:
-            estimate, totals, runs = _joined([self._run_part(method, x, rows, check) for rows in _chunks(len(x), most)])
+            estimate, totals, runs = _joined([self._run_part(method, x, rows, check) for rows in chunks(len(x), most)])
         prediction = self._explainer.read_prediction(totals)
         return estimate, prediction, totals["score"], runs * points, totals.get(null_sums.RESULT)
 
@@ -202,7 +194,7 @@ class Prepared:
             raise MethodNotApplicableError(f"method '{method.name}' is neither a GraphMethod nor a ProceduralMethod")
         prediction = self._explainer.predict(x)
         target = predicted_as_elements(self.target, partial(_classes, prediction))
-        access = _Access(self._explainer, resolve(target, self._explainer.model), len(x), check)
+        access = Access(self._explainer, resolve(target, self._explainer.model), len(x), check)
         estimate = method.attribute(access, self._windows(x, slice(0, len(x))), self._checked)
         score = access.score(x, np.arange(len(x), dtype=np.int64))
         return estimate, prediction, score, -(-access.spent // len(x)), None
@@ -301,47 +293,6 @@ def blamed_on(method: Method, error: Exception) -> PluginError:
     """Put whatever a method raised into one line."""
     first = (str(error).splitlines() or [""])[0]
     return PluginError(f"method '{method.name}' failed: {type(error).__name__}: {first}")
-
-
-class _Access:
-    """The target's value and gradient at any points, for a procedural method."""
-
-    def __init__(self, explainer: Explainer, resolved: Resolved, batch: int, check: Check) -> None:
-        self._explainer = explainer
-        self._resolved = resolved
-        self._weights = resolved.feeds(slice(0, batch), batch)
-        self._plan = explainer.scoring(resolved)
-        self._check = check
-        self._evaluations = 0
-
-    @property
-    def spent(self) -> int:
-        """Model evaluations so far."""
-        return self._evaluations
-
-    def score(self, points: FloatArray, window: IntArray) -> FloatArray:
-        """Return the target's value at points, ``(n,)``."""
-        return self._run(self._plan, "score", points, window)
-
-    def gradient(self, points: FloatArray, window: IntArray) -> FloatArray:
-        """Return the gradient of the target at points, ``(n, *input shape)``."""
-        return self._run(self._explainer.differentiated(self._resolved), "gradient", points, window)
-
-    def _run(self, plan: Plan, result: str, points: FloatArray, window: IntArray) -> FloatArray:
-        name, dtype = self._explainer.model.input.name, np.dtype(self._explainer.model.input.dtype)
-        found = []
-        for rows in _chunks(len(points), EVALUATIONS_PER_RUN):
-            self._check()
-            feeds = {key: weights[window[rows]] for key, weights in self._weights.items()}
-            feeds[name] = np.ascontiguousarray(points[rows], dtype)
-            found.append(plan.session.run(feeds)[result])
-        self._evaluations += len(points)
-        return np.concatenate(found)
-
-
-def _chunks(total: int, size: int) -> Iterator[slice]:
-    for start in range(0, total, size):
-        yield slice(start, min(start + size, total))
 
 
 def _summed(totals: Mapping[str, npt.NDArray[Any]], results: Mapping[str, npt.NDArray[Any]]) -> _Results:

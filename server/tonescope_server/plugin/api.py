@@ -48,7 +48,8 @@ class Estimate:
         convergence_delta: ``Σ cells − (f(x) − f(baseline))``, ``(batch,)``, or for relevance ``Σ cells − f(x)``; None
             where the method has none.
         units: attribution per group of cells, ``(batch, n_units)``, for a method that attributes groups.
-        standard_error: of the per-tone attribution, ``(batch, n_tones)``, for a sampled estimate; None until it is known.
+        standard_error: of the per-tone attribution, ``(batch, n_tones)``, for a sampled estimate; None until it is
+            known.
         batches: how many independent batches (or single draws) of samples the standard error was worked out from: its
             95 % interval is that of Student's t with one degree of freedom less. A sampled method gives it with every
             estimate, from the first on, so that none is taken for exact; None for a method that does not sample.
