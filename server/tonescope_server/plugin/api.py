@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tonescope_server.gradients.tape import Tape
 from tonescope_server.models.model import TensorSpec
-from tonescope_server.types import FloatArray, IntArray
+from tonescope_server.types import FloatArray, IntArray, ResultWarning
 
 
 class Requirement(StrEnum):
@@ -55,6 +55,7 @@ class Estimate:
             estimate, from the first on, so that none is taken for exact; None for a method that does not sample.
         maps: what else the method has to show, by name, each with the batch in front: a class activation map before it
             is brought to the input's size, say, or attention per layer and head.
+        warnings: what a user should know of these windows; ``ResultWarning.window`` counts as ``Windows.rows`` does.
     """
 
     cells: FloatArray | None
@@ -64,6 +65,7 @@ class Estimate:
     standard_error: FloatArray | None = None
     batches: int | None = None
     maps: Mapping[str, FloatArray] = field(default_factory=dict)
+    warnings: tuple[ResultWarning, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ class Windows:
         rows: which windows of the request these are, ``(batch,)``: long requests come in several parts.
         tone_groups: rows of the tone table that lie side by side in frequency, in its order: a group for each training
             field, and null tones apart from those that carry signal.
+        named_baselines: what else the manifest states to compare with, by name, each ``(1, *input shape)``:
+            ``dataset_mean`` and ``empty_room``, where it does.
+        background: the manifest's windows of the training data, ``(n, *input shape)``; None where it has none.
+        previous: the window before each, of the same node, ``(batch, *input shape)``: NaN where there is none yet; None
+            outside of live streams.
     """
 
     x: FloatArray
@@ -88,6 +95,9 @@ class Windows:
     baseline: FloatArray
     rows: IntArray
     tone_groups: tuple[IntArray, ...]
+    named_baselines: Mapping[str, FloatArray] = field(default_factory=dict)
+    background: FloatArray | None = None
+    previous: FloatArray | None = None
 
 
 @runtime_checkable
@@ -129,6 +139,7 @@ class GraphMethod:
     """A method whose arithmetic is one graph. Subclass it, state the attributes of ``Method``, write ``describe``.
 
     ``rule_set`` names the backward rules that it describes itself with, so that models they cannot take are told.
+    ``uses_previous`` asks live streams for the window before each (``Windows.previous``).
     """
 
     name: ClassVar[str]
@@ -138,6 +149,7 @@ class GraphMethod:
     complete: ClassVar[bool] = False
     Parameters: ClassVar[type[Parameters]] = Parameters
     rule_set: ClassVar[str] = "standard"
+    uses_previous: ClassVar[bool] = False
 
     def taps(self, layers: Sequence[TensorSpec], parameters: Any) -> Sequence[str]:
         """Return the layers that ``describe`` evaluates at, by any names they have; ``tape.taps`` holds their values.
@@ -165,6 +177,10 @@ class GraphMethod:
     def points(self, parameters: Any) -> int:
         """Say how many model evaluations one run costs per window."""
         return 1
+
+    def is_bounded(self, parameters: Any) -> bool:
+        """Say whether the cost is the same whatever the windows hold: only then may it run beside an event loop."""
+        return True
 
     def graph_key(self, parameters: Any) -> tuple[Any, ...]:
         """Return the parameters that shape the graph, hashable; those that are only fed are left out."""
