@@ -55,7 +55,7 @@ class Estimate:
             estimate, from the first on, so that none is taken for exact; None for a method that does not sample.
         maps: what else the method has to show, by name, each with the batch in front: a class activation map before it
             is brought to the input's size, say, or attention per layer and head.
-        warnings: what a user should know of these windows; ``ResultWarning.window`` counts as ``Windows.rows`` does.
+        warnings: what a user should know; ``ResultWarning.window`` counts the windows that the method was given.
     """
 
     cells: FloatArray | None
