@@ -21,7 +21,7 @@ from tonescope_server.engine.plan import Plan, PlanCache
 from tonescope_server.engine.prediction import PredictionReader
 from tonescope_server.engine.prepared import Prepared
 from tonescope_server.engine.session import Session
-from tonescope_server.engine.taps import made_by, values_to_tap
+from tonescope_server.engine.taps import layers_to_tap, made_by, values_to_tap
 from tonescope_server.engine.targets import Resolved, TargetLike, as_target, resolve
 from tonescope_server.engine.windows import checked
 from tonescope_server.errors import (
@@ -43,7 +43,7 @@ from tonescope_server.gradients.tape import Tape
 from tonescope_server.models.loading import MANIFEST, SUFFIXES, load_model
 from tonescope_server.models.model import Model, TensorSpec
 from tonescope_server.models.store import ModelStore
-from tonescope_server.plugin.api import GraphMethod, Method, Parameters
+from tonescope_server.plugin.api import GraphMethod, Layer, Method, Parameters
 from tonescope_server.plugin.host import PluginHost
 from tonescope_server.types import Attribution, FloatArray, Prediction
 
@@ -356,7 +356,14 @@ class Explainer:
         """
         if type(method).taps is GraphMethod.taps:
             return []
-        return [self._value(name) for name in method.taps(self.layers(), parameters)]
+        spelled_out = values_by_name(self._graph.graph)
+        asked = method.taps(self._to_tap, parameters)
+        return [name if name in spelled_out else self._value(name) for name in asked]
+
+    @cached_property
+    def _to_tap(self) -> tuple[Layer, ...]:
+        """The layers that methods choose among: those of the operators too that are spelled out by their functions."""
+        return layers_to_tap(self._graph.graph)
 
     def operators(self) -> list[tuple[str, int, bool]]:
         """Return each operator, how often it occurs, and whether the standard rule set can differentiate it."""
@@ -424,12 +431,16 @@ class Explainer:
                 raise ModelError(self.why_it_cannot_run) from error
             raise _still_work(error, self._reasons(resolved.seed)) from error
         graph = tape.finish()
-        return Plan(graph, Session(graph, threads=self._threads), tape.rule_set_used)
+        session = Session(graph, threads=self._threads)
+        return Plan(graph, session, tape.rule_set_used, dict(tape.settled), tuple(tape.warnings))
 
     def _tape(self, seed: Seed, keep: Sequence[str] = ()) -> Tape:
         cells = self.model.cells
         name, rules = self.model.input.name, self.host.rule_set
-        return Tape(self._graph, name, seed, rules, cells.tone_of_cell, cells.n_tones, keep=keep)
+        frames = cells.frame_of_cell
+        return Tape(
+            self._graph, name, seed, rules, cells.tone_of_cell, cells.n_tones, frame_of_cell=frames, keep=keep
+        )
 
 
 def _from_store(store: ModelStore, asked: str) -> Model:

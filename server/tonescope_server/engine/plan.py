@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from threading import Lock
+from typing import Any
 
 import onnx_ir as ir
 
 from tonescope_server.engine.session import Session
+from tonescope_server.types import ResultWarning
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,15 @@ class Plan:
         graph: the graph itself, for export.
         session: the graph compiled.
         rule_set: the backward rule set, or "".
+        settled: what parameters that were left open came to on this model, by name.
+        warnings: what a user should know of every answer.
     """
 
     graph: ir.Model
     session: Session
     rule_set: str = ""
+    settled: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[ResultWarning, ...] = ()
 
 
 class PlanCache:

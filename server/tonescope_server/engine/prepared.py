@@ -74,14 +74,16 @@ class Prepared:
         self._checked = parameters
         self.method = method
         self.target: Target = resolved.target
-        self.parameters: Mapping[str, Any] = parameters.model_dump(mode="json")
         self.input_shape = explainer.model.input.shape[1:]
         # A method that is all graph is never shown its windows: making them costs a twentieth of a small explanation.
         self._is_all_graph = _keeps(method, "feeds") and _keeps(method, "finish")
         self._plan = self._graph_plan() if isinstance(method, GraphMethod) else None
+        settled = {} if self._plan is None else self._plan.settled
+        self.parameters: Mapping[str, Any] = {**parameters.model_dump(mode="json"), **settled}
         self._is_open = is_open(self.target)
         estimated = self._plan is not None and explainer.is_quantised
-        self._standing = (STRAIGHT_THROUGH,) if estimated else ()
+        told = () if self._plan is None else self._plan.warnings
+        self._standing = (*((STRAIGHT_THROUGH,) if estimated else ()), *told)
         self._answer = partial(  # what every answer to this request says
             Attribution,
             tone_layout=explainer.model.table.id,
@@ -136,7 +138,7 @@ class Prepared:
         method = self.method
         assert isinstance(method, GraphMethod)  # the caller has looked
         try:
-            nulls = self._explainer.null_sums if self._is_all_graph else None
+            nulls = self._nulls if self._is_all_graph else None
             taps = tuple(self._explainer.tapped(method, self._checked))
             shaped_by = (method.graph_key(self._checked), nulls.key if nulls is not None else None)
             key = ("method", method.name, taps, *shaped_by)
@@ -199,6 +201,11 @@ class Prepared:
         score = access.score(x, np.arange(len(x), dtype=np.int64))
         return estimate, prediction, score, -(-access.spent // len(x)), None
 
+    @property
+    def _nulls(self) -> null_sums.NullSums | None:
+        """What sums attributions on null tones, where they say something of the layout."""
+        return self._explainer.null_sums if self.method.resolves_tones else None
+
     # -- results ------------------------------------------------------------------------------------------------
 
     def _windows(self, x: FloatArray, rows: slice) -> Windows:
@@ -242,7 +249,7 @@ class Prepared:
         share: FloatArray | None,
     ) -> Attribution:
         tones = self._tones(x, estimate)
-        nulls = self._explainer.null_sums
+        nulls = self._nulls
         if share is None and nulls is not None:
             share = nulls.share(estimate.cells, tones)
         return self._answer(

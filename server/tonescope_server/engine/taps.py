@@ -5,9 +5,11 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from tonescope_server.gradients.activity import is_float
+from tonescope_server.gradients.attention import attention_weights
 from tonescope_server.gradients.rule_set import operator_name
 from tonescope_server.gradients.subgraphs import operands
 from tonescope_server.models.model import TensorSpec
+from tonescope_server.plugin.api import Layer
 
 
 def values_to_tap(graph: ir.Graph) -> list[ir.Value]:
@@ -19,6 +21,19 @@ def values_to_tap(graph: ir.Graph) -> list[ir.Value]:
             reached.update(node.outputs)
             found += [v for v in node.outputs if v.name and v.shape is not None and len(v.shape) and is_float(v)]
     return found
+
+
+def layers_to_tap(graph: ir.Graph) -> tuple[Layer, ...]:
+    """Return those values as methods choose among them: with what each is computed from, and which are attention."""
+    weights = attention_weights(graph)
+    return tuple(
+        Layer(**vars(TensorSpec.of(v)), reads=_reads(v), attention=weights.get(v, ())) for v in values_to_tap(graph)
+    )
+
+
+def _reads(value: ir.Value) -> tuple[str, ...]:
+    producer = value.producer()
+    return () if producer is None else tuple(v.name for v in operands(producer) if v is not None and v.name)
 
 
 def made_by(graph: ir.Graph, name: str) -> str:

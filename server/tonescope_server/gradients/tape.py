@@ -7,8 +7,9 @@ are is in ``plugin.api``; how graphs are run is in ``engine``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ import onnx_ir as ir
 
 from tonescope_server.errors import MethodNotApplicableError, ParameterError, UnsupportedOperatorError
 from tonescope_server.gradients.activity import branching_on
+from tonescope_server.gradients.axes import Axes, along_input
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.differentiate import named, values_by_name
 from tonescope_server.gradients.folded import can_fold, pull_back_folded
@@ -27,6 +29,7 @@ from tonescope_server.gradients.seed import Seed, Term, weights_name
 from tonescope_server.gradients.subgraphs import operands, replace_operand
 from tonescope_server.gradients.variables import Evaluation, Var, broadcast
 from tonescope_server.gradients.walk import pull_back, pull_back_each
+from tonescope_server.types import ResultWarning
 
 NO_REFERENCE = "this rule set compares with a reference input, and none was given"
 
@@ -39,6 +42,8 @@ class Tape:
         context: emits nodes; for what arithmetic on ``Var`` does not cover.
         results: what was named a result so far.
         taps: the internal values that it was told to keep, in the order given.
+        settled: what parameters that were left open came to on this model, by name; answers state them.
+        warnings: what a user should know of every answer that the graph will give.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Tape:
         tone_of_cell: Sequence[int] | npt.NDArray[np.int64],
         n_tones: int,
         *,
+        frame_of_cell: Sequence[int] | npt.NDArray[np.int64] | None = None,
         keep: Sequence[str] = (),
         portable: bool = False,
     ) -> None:
@@ -62,6 +68,7 @@ class Tape:
             rule_sets: finds a rule set by name.
             tone_of_cell: for each flat input cell the row of its tone.
             n_tones: rows of the tone table.
+            frame_of_cell: for each flat input cell its frame; None means that all are of one.
             keep: internal values that gradients will be taken by: they stay as the model has them.
             portable: emit only plain forms of operators.
         """
@@ -71,6 +78,9 @@ class Tape:
         self._rule_sets = rule_sets
         self._tone_of_cell = np.asarray(tone_of_cell, np.int64)
         self._n_tones = n_tones
+        self._frame_of_cell = np.zeros_like(self._tone_of_cell)
+        if frame_of_cell is not None:
+            self._frame_of_cell = np.asarray(frame_of_cell, np.int64)
         self.taps = tuple(keep)
         if not portable:
             lift_1d(self._graph, keep)
@@ -80,6 +90,8 @@ class Tape:
         self._graph.outputs.clear()
         self.rule_set_used = ""
         self.results: dict[str, Var] = {}
+        self.settled: dict[str, Any] = {}
+        self.warnings: list[ResultWarning] = []
         self.context = Context(self._graph, portable=portable)
         self._dtype = self.context.dtype(self._input)
         shape = tuple(d if isinstance(d, int) else -1 for d in self.context.dims(self._input)[1:])
@@ -104,6 +116,14 @@ class Tape:
         """Name a result of the graph. ``cells`` and ``tones`` are what the engine reads; see ``plugin.api``."""
         self._named(name, var.value, [None, *var.shape])
         self.results[name] = var
+
+    def settle(self, parameter: str, value: Any) -> None:
+        """Say what a parameter that was left open came to on this model."""
+        self.settled[parameter] = value
+
+    def warn(self, code: str, message: str) -> None:
+        """Say what a user should know of every answer that the graph will give: a stable word, and one line."""
+        self.warnings.append(ResultWarning(code, message))
 
     # -- before the model is evaluated ----------------------------------------------------------------------------
 
@@ -138,7 +158,12 @@ class Tape:
         return self.evaluate_at([str(self._input.name)], rule_set, reference=reference)[0]
 
     def evaluate_at(
-        self, names: Sequence[str], rule_set: str | RuleSet = "standard", *, reference: Var | None = None
+        self,
+        names: Sequence[str],
+        rule_set: str | RuleSet = "standard",
+        *,
+        reference: Var | None = None,
+        under: Mapping[str, str] | None = None,
     ) -> list[Evaluation]:
         """Evaluate the model at ``x`` and differentiate it by values of the graph.
 
@@ -147,6 +172,8 @@ class Tape:
                 nothing in the backward pass.
             rule_set: the backward rules, or their name.
             reference: as for ``evaluate``.
+            under: names that are differentiated by in a backward pass of their own, by other rules: those of a plain
+                gradient, without a reference and not of relevance.
 
         Returns:
             One evaluation per name, with the gradient and the value itself, all in the value's own shape.
@@ -159,15 +186,19 @@ class Tape:
         at_reference = self._add_reference(reference, score) if rules.reference else None
         if rules.relevance:
             cotangents = {v: self.context.typed(self.context.op("Mul", v, w), v) for v, w in cotangents.items()}
-        gradients = self._pulled(cotangents, by, rules)
+        own = dict(under or {})
+        gradients = {
+            v: self._pulled(cotangents, [v], self._rule_sets(own[n]))[0]
+            for n, v in zip(names, by, strict=True)
+            if n in own
+        }
+        others = [value for value in by if value not in gradients]
+        gradients.update(zip(others, self._pulled(cotangents, others, rules), strict=True))
         self._named("score", score, [None])
         self._name_outputs(self._model_outputs)
         total = Var(self, score, ())
         base = None if at_reference is None else Var(self, at_reference, ())
-        return [
-            Evaluation(self._var(gradient, value), total, self._var(value, value), base)
-            for gradient, value in zip(gradients, by, strict=True)
-        ]
+        return [Evaluation(self._var(gradients[value], value), total, self._var(value, value), base) for value in by]
 
     def jacobian(self, names: Sequence[str], count: int, rule_set: str = "standard", *, fold: bool = False) -> None:
         """Evaluate the model at ``x`` once and differentiate several targets by values of the graph.
@@ -217,8 +248,16 @@ class Tape:
     def activations(self, names: Sequence[str]) -> list[Var]:
         """Return internal values at ``x``, without a backward pass; the tape must have been told to keep them."""
         self._once()
+        return self.values(names)
+
+    def values(self, names: Sequence[str]) -> list[Var]:
+        """Return internal values at ``x``, beside whatever the model is evaluated for; names as for activations."""
         values = values_by_name(self._graph)
         return [self._var(v, v) for v in (named(values, name) for name in names)]
+
+    def axes(self, var: Var) -> Axes:
+        """Return what each axis of an internal value lies along: axes of ``x``, the batch axis first."""
+        return along_input(self._forward, self._input)[var.value]
 
     def evaluate_path(self, points: Var, *, anchor: int, rule_set: str = "standard") -> Evaluation:
         """Evaluate and differentiate the model at K points per window, in one pass.
@@ -266,6 +305,29 @@ class Tape:
         """Average the cells of each tone: ``(batch, *input shape)`` → ``(batch, n_tones)``."""
         count = np.bincount(self._tone_of_cell, minlength=self._n_tones)
         return self._folded(cells, 1.0 / np.maximum(count, 1))
+
+    def cells_of_tones(self, tones: Var) -> Var:
+        """Give every cell the value of its tone: ``(batch, n_tones)`` → ``(batch, *input shape)``."""
+        return self._spread(tones, self._tone_of_cell)
+
+    def cells_of_frames(self, frames: Var) -> Var:
+        """Give every cell the value of its frame: ``(batch, n_frames)`` → ``(batch, *input shape)``."""
+        return self._spread(frames, self._frame_of_cell)
+
+    @property
+    def n_tones(self) -> int:
+        """How many tones a window has."""
+        return self._n_tones
+
+    @property
+    def n_frames(self) -> int:
+        """How many frames a window has."""
+        return int(self._frame_of_cell.max(initial=0)) + 1
+
+    def _spread(self, values: Var, place: npt.NDArray[np.int64]) -> Var:
+        context = self.context
+        flat = context.op("Gather", values.value, context.constant(place), axis=1)
+        return Var(self, context.op("Reshape", flat, context.ints([-1, *self.x.shape])), self.x.shape)
 
     def _folded(self, cells: Var, factor: npt.NDArray[np.float64]) -> Var:
         context, n_cells = self.context, self._tone_of_cell.size

@@ -39,6 +39,19 @@ class Parameters(BaseModel):
 
 
 @dataclass(frozen=True)
+class Layer(TensorSpec):
+    """An internal value of a model, as a method chooses among them.
+
+    Attributes:
+        reads: names of the values that it is computed from, weights among them.
+        attention: what attention weights may be asked for by, beside their own name; () for anything else.
+    """
+
+    reads: tuple[str, ...] = ()
+    attention: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What a method found for a batch of windows.
 
@@ -125,6 +138,13 @@ class Method(Protocol):
         """Whether its cells sum to ``f(x) − f(baseline)``, so that it reports a convergence delta."""
 
     @property
+    def resolves_tones(self) -> bool:
+        """Whether what it gives a tone is meant for that tone alone, so that null tones should have next to nothing.
+
+        A map of an internal layer is coarser than the input: it spreads over null tones whatever the layout.
+        """
+
+    @property
     def Parameters(self) -> type[Parameters]:  # noqa: N802  it names a class
         """Its parameters."""
 
@@ -147,11 +167,12 @@ class GraphMethod:
     source: ClassVar[str] = ""
     requirement: ClassVar[Requirement] = Requirement.GRADIENTS
     complete: ClassVar[bool] = False
+    resolves_tones: ClassVar[bool] = True
     Parameters: ClassVar[type[Parameters]] = Parameters
     rule_set: ClassVar[str] = "standard"
     uses_previous: ClassVar[bool] = False
 
-    def taps(self, layers: Sequence[TensorSpec], parameters: Any) -> Sequence[str]:
+    def taps(self, layers: Sequence[Layer], parameters: Any) -> Sequence[str]:
         """Return the layers that ``describe`` evaluates at, by any names they have; ``tape.taps`` holds their values.
 
         Args:
@@ -223,6 +244,7 @@ class ProceduralMethod:
     source: ClassVar[str] = ""
     requirement: ClassVar[Requirement] = Requirement.PREDICTIONS
     complete: ClassVar[bool] = False
+    resolves_tones: ClassVar[bool] = True
     Parameters: ClassVar[type[Parameters]] = Parameters
 
     def attribute(self, model: ModelAccess, windows: Windows, parameters: Any) -> Estimate:
