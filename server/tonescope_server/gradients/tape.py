@@ -97,6 +97,7 @@ class Tape:
         shape = tuple(d if isinstance(d, int) else -1 for d in self.context.dims(self._input)[1:])
         self.x = Var(self, self._input, shape)
         self._weights: set[ir.Value] = set()
+        self._targeted: set[ir.Value] = set()
         self._evaluated = False
         self._shapes: dict[ir.Value, list[int | None]] = {}
 
@@ -295,6 +296,14 @@ class Tape:
         self._name_outputs(at_anchor)
         return Evaluation(Var(self, gradient, points.shape), Var(self, score, points.shape[:1]), points)
 
+    def influences(self, var: Var) -> bool:
+        """Say whether the target, once evaluated, is computed from an internal value."""
+        reached = {var.value}
+        for node in self._forward:
+            if any(v in reached for v in operands(node)):
+                reached.update(node.outputs)
+        return bool(reached & self._targeted)
+
     # -- tones --------------------------------------------------------------------------------------------------
 
     def sum_over_tones(self, cells: Var) -> Var:
@@ -313,6 +322,11 @@ class Tape:
     def cells_of_frames(self, frames: Var) -> Var:
         """Give every cell the value of its frame: ``(batch, n_frames)`` → ``(batch, *input shape)``."""
         return self._spread(frames, self._frame_of_cell)
+
+    def tells_tones_apart(self, along: Collection[int]) -> bool:
+        """Say whether cells of different tones are apart along any of the input's axes, the batch's being 0."""
+        tones = self._tone_of_cell.reshape(self.x.shape)
+        return self._n_tones < 2 or any(np.diff(tones, axis=axis - 1).any() for axis in along)
 
     @property
     def n_tones(self) -> int:
@@ -392,6 +406,7 @@ class Tape:
         """
         context = self.context
         by_name = {str(v.name): i for i, v in enumerate(outputs)}
+        self._targeted.update(outputs[by_name[term.output]] for term in self._seed)
         total: ir.Value | None = None
         cotangents: dict[ir.Value, ir.Value] = {}
         for number, term in enumerate(self._seed):
