@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Check = Callable[[], None]
 """Called between chunks of evaluations; raises to stop: a deadline passed, a caller gone."""
+Spend = Callable[[int], None]
+"""Called as ``Check`` is, with how many evaluations per window are about to be spent; raises to stop before them."""
 
 # Model evaluations in one run of ONNX Runtime. Per window a batch buys at most 1.5 ×, and memory grows with it.
 EVALUATIONS_PER_RUN = 256
@@ -25,21 +27,26 @@ def never() -> None:
     """Check nothing: no deadline, no cancellation."""
 
 
+def free(evaluations: int) -> None:
+    """Spend whatever it takes."""
+
+
 class Access:
     """The target's value and gradient at any points, for a procedural method."""
 
-    def __init__(self, explainer: Explainer, resolved: Resolved, batch: int, check: Check) -> None:
+    def __init__(self, explainer: Explainer, resolved: Resolved, rows: slice, batch: int, spend: Spend) -> None:
         self._explainer = explainer
         self._resolved = resolved
-        self._weights = resolved.feeds(slice(0, batch), batch)
+        self._batch: int = rows.stop - rows.start
+        self._weights = resolved.feeds(rows, batch)
         self._plan = explainer.scoring(resolved)
-        self._check = check
+        self._spend = spend
         self._evaluations = 0
 
     @property
     def spent(self) -> int:
-        """Model evaluations so far."""
-        return self._evaluations
+        """Model evaluations so far, per window."""
+        return -(-self._evaluations // self._batch)
 
     def score(self, points: FloatArray, window: IntArray) -> FloatArray:
         """Return the target's value at points, ``(n,)``."""
@@ -53,7 +60,7 @@ class Access:
         name, dtype = self._explainer.model.input.name, np.dtype(self._explainer.model.input.dtype)
         found = []
         for rows in chunks(len(points), EVALUATIONS_PER_RUN):
-            self._check()
+            self._spend(0 if rows.start else -(-len(points) // self._batch))  # all of them are asked for at once
             feeds = {key: weights[window[rows]] for key, weights in self._weights.items()}
             feeds[name] = np.ascontiguousarray(points[rows], dtype)
             found.append(plan.session.run(feeds)[result])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from os import PathLike, environ
 from pathlib import Path
@@ -20,6 +20,7 @@ from tonescope_server.engine.null_sums import NullSums
 from tonescope_server.engine.plan import Plan, PlanCache
 from tonescope_server.engine.prediction import PredictionReader
 from tonescope_server.engine.prepared import Prepared
+from tonescope_server.engine.progress import Stop, Update, in_turns
 from tonescope_server.engine.session import Session
 from tonescope_server.engine.taps import layers_to_tap, made_by, values_to_tap
 from tonescope_server.engine.targets import Resolved, TargetLike, as_target, resolve
@@ -156,6 +157,33 @@ class Explainer:
             UnsupportedOperatorError: the model has an operator that the method cannot differentiate.
         """
         return self.prepare(method, target, parameters).run(checked(self.model, x))
+
+    def explain_progressively(
+        self,
+        x: npt.ArrayLike,
+        method: str = "input_x_gradient",
+        target: TargetLike = None,
+        *,
+        stop: Stop | None = None,
+        **parameters: Any,
+    ) -> Iterator[Update]:
+        """Explain windows by a method that gets better with time, and yield what is found as it does.
+
+        Windows take turns, and none depends on the others; the last update of each has a ``reason``. Who has seen
+        enough stops asking. A method that has one estimate only gives that, and is then exhausted.
+
+        Args:
+            x: (batch, *input shape).
+            method: as for ``explain``.
+            target: as for ``explain``.
+            stop: when a window is good enough, or has cost enough; None leaves it to the method's own parameters.
+            **parameters: the method's own.
+
+        Raises:
+            TonescopeError: as ``explain``, before the first update.
+        """
+        windows, prepared = checked(self.model, x), self.prepare(method, target, parameters)
+        return in_turns(prepared, windows, stop or Stop())
 
     @overload
     def gradient(
@@ -438,9 +466,7 @@ class Explainer:
         cells = self.model.cells
         name, rules = self.model.input.name, self.host.rule_set
         frames = cells.frame_of_cell
-        return Tape(
-            self._graph, name, seed, rules, cells.tone_of_cell, cells.n_tones, frame_of_cell=frames, keep=keep
-        )
+        return Tape(self._graph, name, seed, rules, cells.tone_of_cell, cells.n_tones, frame_of_cell=frames, keep=keep)
 
 
 def _from_store(store: ModelStore, asked: str) -> Model:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ import numpy.typing as npt
 
 from tonescope_server.csi.spectrum import tone_groups
 from tonescope_server.engine import null_sums
-from tonescope_server.engine.access import EVALUATIONS_PER_RUN, Access, Check, chunks, never
+from tonescope_server.engine.access import EVALUATIONS_PER_RUN, Access, Check, Spend, chunks, free, never
 from tonescope_server.engine.plan import Plan
 from tonescope_server.engine.prediction import OUTPUT
 from tonescope_server.engine.targets import Resolved, is_open, predicted_as_elements, resolve
@@ -112,12 +114,13 @@ class Prepared:
                 break
         return best
 
-    def run(self, x: FloatArray, check: Check = never) -> Attribution:
+    def run(self, x: FloatArray, check: Check = never, previous: FloatArray | None = None) -> Attribution:
         """Explain windows.
 
         Args:
             x: (batch, *input shape), as ``engine.windows.checked`` returns it.
             check: called between chunks of evaluations; what it raises ends the run.
+            previous: the window before each, for a method that ``uses_previous``; NaN where there is none.
 
         Raises:
             MethodNotApplicableError: the method gave nothing that this model's tones can be read from.
@@ -125,8 +128,37 @@ class Prepared:
         """
         start = perf_counter()
         try:
-            found = self._run_graph(x, check) if self._plan is not None else self._run_procedure(x, check)
+            run = self._run_graph if self._plan is not None else self._run_procedure
+            found = run(x, check, previous)
             return self._attribution(x, start, *found)
+        except TonescopeError:
+            raise
+        except Exception as error:
+            raise blamed_on(self.method, error) from error
+
+    def progress(
+        self, x: FloatArray, spend: Spend = free, *, row: int = 0, batch: int = 1
+    ) -> Iterator[tuple[Attribution, bool]]:
+        """Explain one window, and yield what is found as it gets better; the last is what ``run`` returns.
+
+        Args:
+            x: (1, *input shape), as ``engine.windows.checked`` returns it.
+            spend: called before evaluations with how many they are; what it raises ends the work.
+            row: the window's place among those of its request, for a target or a parameter that has one value for each.
+            batch: how many windows the request has.
+
+        Yields:
+            What is found so far, and whether it is known to be the last. A procedural method is not asked ahead: its
+            last may be known only by nothing following.
+
+        Raises:
+            MethodNotApplicableError, PluginError: as ``run``.
+        """
+        start = perf_counter()
+        refine = self._refine_graph if self._plan is not None else self._refine_procedure
+        try:
+            for found, last in refine(x, slice(row, row + 1), batch, spend):
+                yield self._attribution(x, start, *found), last
         except TonescopeError:
             raise
         except Exception as error:
@@ -154,52 +186,98 @@ class Prepared:
         except Exception as error:
             raise blamed_on(method, error) from error
 
-    def _run_graph(self, x: FloatArray, check: Check) -> _Found:
+    def _run_graph(self, x: FloatArray, check: Check, previous: FloatArray | None) -> _Found:
         method = self.method
         assert isinstance(method, GraphMethod)  # the caller has looked
         points = method.points(self._checked)
         most = max(EVALUATIONS_PER_RUN // points, 1)
         if len(x) <= most:
-            estimate, totals, runs = self._run_part(method, x, slice(0, len(x)), check)
+            estimate, totals, runs = self._run_part(method, x, slice(0, len(x)), check, previous)
         else:
-            estimate, totals, runs = _joined([self._run_part(method, x, rows, check) for rows in chunks(len(x), most)])
+            parts = [self._run_part(method, x, rows, check, previous) for rows in chunks(len(x), most)]
+            estimate, totals, runs = _joined(parts)
         prediction = self._explainer.read_prediction(totals)
         return estimate, prediction, totals["score"], runs * points, totals.get(null_sums.RESULT)
 
-    def _run_part(self, method: GraphMethod, x: FloatArray, rows: slice, check: Check) -> _Part:
+    def _run_part(
+        self, method: GraphMethod, x: FloatArray, rows: slice, check: Check, previous: FloatArray | None
+    ) -> _Part:
         """Run the plan as often as the method asks, on windows that fit one run."""
-        plan = self._plan
-        assert plan is not None  # a graph method always has one
-        shared = {self._explainer.model.input.name: x[rows], **self._resolved.feeds(rows, len(x))}
         if self._is_all_graph:
+            assert self._plan is not None  # a graph method always has one
             check()
-            results = plan.session.run(shared)
+            results = self._plan.session.run(self._shared(x[rows], rows, len(x)))
             return Estimate(results.get("cells"), results.get("tones")), results, 1
-        windows = self._windows(x, rows)
-        totals: dict[str, npt.NDArray[Any]] = {}
-        runs = 0
+        own = None if previous is None else previous[rows]
+        windows = self._windows(x[rows], rows, own)
+        passes = self._passes(method, windows, rows, len(x), lambda _: check())
+        totals, runs, _ = deque(passes, maxlen=1).pop()
+        return method.finish(totals, windows, self._checked), totals, runs
+
+    def _refine_graph(self, x: FloatArray, rows: slice, batch: int, spend: Spend) -> Iterator[tuple[_Found, bool]]:
+        """Yield what is found after each run that adds to the estimate."""
+        method = self.method
+        assert isinstance(method, GraphMethod)  # the caller has looked
+        windows, points = self._windows(x, rows), method.points(self._checked)
+        for totals, runs, last in self._passes(method, windows, rows, batch, spend):
+            step = method.finish if last else method.progress
+            estimate = step(totals, windows, self._checked)
+            if estimate is not None:
+                prediction, share = self._explainer.read_prediction(totals), totals.get(null_sums.RESULT)
+                yield (estimate, prediction, totals["score"], runs * points, share), last
+
+    def _passes(
+        self, method: GraphMethod, windows: Windows, rows: slice, batch: int, spend: Spend
+    ) -> Iterator[tuple[_Results, int, bool]]:
+        """Run the plan as often as the method asks; yield the results summed, how many runs, and if it was the last."""
+        plan, points = self._plan, method.points(self._checked)
+        assert plan is not None  # a graph method always has one
+        shared = self._shared(windows.x, rows, batch)
+        totals: _Results = {}
         feeds = method.feeds(windows, self._checked)
-        fed = next(feeds, None)
+        fed, runs = next(feeds, None), 0
         while fed is not None:
-            check()
+            spend(points)
             results = plan.session.run({**shared, **fed})
             totals = _summed(totals, results) if totals else results
             runs += 1
             fed = _next(feeds, results)
-        return method.finish(totals, windows, self._checked), totals, runs
+            yield totals, runs, fed is None
+
+    def _shared(self, part: FloatArray, rows: slice, batch: int) -> _Results:
+        """Return what every run on some of the windows is fed."""
+        return {self._explainer.model.input.name: part, **self._resolved.feeds(rows, batch)}
 
     # -- procedural methods -------------------------------------------------------------------------------------
 
-    def _run_procedure(self, x: FloatArray, check: Check) -> _Found:
-        method = self.method
-        if not isinstance(method, ProceduralMethod):
-            raise MethodNotApplicableError(f"method '{method.name}' is neither a GraphMethod nor a ProceduralMethod")
+    def _run_procedure(self, x: FloatArray, check: Check, previous: FloatArray | None) -> _Found:
+        method, everyone = self._procedure(), slice(0, len(x))
         prediction = self._explainer.predict(x)
-        target = predicted_as_elements(self.target, partial(_classes, prediction))
-        access = Access(self._explainer, resolve(target, self._explainer.model), len(x), check)
-        estimate = method.attribute(access, self._windows(x, slice(0, len(x))), self._checked)
+        access = Access(self._explainer, self._resolved_for(prediction), everyone, len(x), lambda _: check())
+        estimate = method.attribute(access, self._windows(x, everyone, previous), self._checked)
         score = access.score(x, np.arange(len(x), dtype=np.int64))
-        return estimate, prediction, score, -(-access.spent // len(x)), None
+        return estimate, prediction, score, access.spent, None
+
+    def _refine_procedure(self, x: FloatArray, rows: slice, batch: int, spend: Spend) -> Iterator[tuple[_Found, bool]]:
+        """Yield what is found after each refinement."""
+        method = self._procedure()
+        prediction = self._explainer.predict(x)
+        access = Access(self._explainer, self._resolved_for(prediction), rows, batch, spend)
+        score = access.score(x, np.zeros(1, np.int64))
+        only = type(method).refine is ProceduralMethod.refine
+        for estimate in method.refine(access, self._windows(x, rows), self._checked):
+            yield (estimate, prediction, score, access.spent, None), only
+
+    def _procedure(self) -> ProceduralMethod:
+        if not isinstance(self.method, ProceduralMethod):
+            name = self.method.name
+            raise MethodNotApplicableError(f"method '{name}' is neither a GraphMethod nor a ProceduralMethod")
+        return self.method
+
+    def _resolved_for(self, prediction: Prediction) -> Resolved:
+        """Resolve the target with the classes that were predicted: they stay what they are, wherever it is asked."""
+        target = predicted_as_elements(self.target, partial(_classes, prediction))
+        return resolve(target, self._explainer.model)
 
     @property
     def _nulls(self) -> null_sums.NullSums | None:
@@ -208,9 +286,9 @@ class Prepared:
 
     # -- results ------------------------------------------------------------------------------------------------
 
-    def _windows(self, x: FloatArray, rows: slice) -> Windows:
+    def _windows(self, part: FloatArray, rows: slice, previous: FloatArray | None = None) -> Windows:
         cells = self._explainer.model.cells
-        part = x[rows]
+        part = part.view()
         part.flags.writeable = False  # a view: the caller's array stays what it was, whatever a method does
         return Windows(
             part,
@@ -220,6 +298,9 @@ class Prepared:
             self._baseline,
             np.arange(rows.start, rows.stop, dtype=np.int64),
             self._tone_groups,
+            self._named_baselines,
+            self._explainer.model.background,
+            previous,
         )
 
     @cached_property
@@ -232,11 +313,31 @@ class Prepared:
         model = self._explainer.model
         stated, dtype = model.manifest.baseline, np.dtype(model.input.dtype)
         if stated.tones:
-            baseline = np.asarray(stated.tones, dtype)[model.cells.tone_of_cell].reshape((1, *self.input_shape))
-        else:
-            baseline = np.full((1, *self.input_shape), stated.value, dtype)
+            return self._held_over_frames(stated.tones)
+        baseline = np.full((1, *self.input_shape), stated.value, dtype)
         baseline.flags.writeable = False  # it serves later requests too
         return baseline
+
+    @cached_property
+    def _named_baselines(self) -> Mapping[str, FloatArray]:
+        """What else the manifest states to compare with."""
+        model = self._explainer.model
+        stated = model.manifest.baseline
+        means = {"dataset_mean": stated.dataset_mean, "empty_room": stated.empty_room}
+        found = {name: self._held_over_frames(tones) for name, tones in means.items() if tones}
+        if model.background is not None and not stated.dataset_mean:
+            mean = model.background.mean(axis=0, keepdims=True, dtype=np.float64).astype(model.background.dtype)
+            mean.flags.writeable = False
+            found["dataset_mean"] = mean
+        return found
+
+    def _held_over_frames(self, tones: Sequence[float]) -> FloatArray:
+        """Return a value per tone as a window, ``(1, *input shape)``."""
+        model = self._explainer.model
+        per_tone = np.asarray(tones, np.dtype(model.input.dtype))
+        window = per_tone[model.cells.tone_of_cell].reshape((1, *self.input_shape))
+        window.flags.writeable = False
+        return window
 
     def _attribution(
         self,
@@ -261,7 +362,7 @@ class Prepared:
             null_tone_share=share,
             target=self._settled(prediction),
             evaluations=evaluations,
-            warnings=(*self._standing, *_warnings(prediction, share)),
+            warnings=(*self._standing, *estimate.warnings, *_warnings(prediction, share)),
             units=estimate.units,
             standard_error=estimate.standard_error,
             batches=estimate.batches,
@@ -325,9 +426,20 @@ def _joined(parts: list[_Part]) -> _Part:
 
     arrays = {f: along(f) for f in ("cells", "tones", "convergence_delta", "units", "standard_error")}
     maps = {name: np.concatenate([estimate.maps[name] for estimate, _, _ in parts]) for name in parts[0][0].maps}
-    estimate = Estimate(**arrays, batches=parts[0][0].batches, maps=maps)
+    warnings = tuple(_moved_warnings(parts))
+    estimate = Estimate(**arrays, batches=parts[0][0].batches, maps=maps, warnings=warnings)
     names = _per_window(parts[0][1])
-    return estimate, {name: np.concatenate([t[name] for _, t, _ in parts]) for name in names}, parts[0][2]
+    totals = {name: np.concatenate([t[name] for _, t, _ in parts]) for name in names}
+    return estimate, totals, max(runs for _, _, runs in parts)
+
+
+def _moved_warnings(parts: list[_Part]) -> Iterator[ResultWarning]:
+    """Yield the warnings of all parts; the windows that they are about count from the first of the whole batch."""
+    first = 0
+    for estimate, results, _ in parts:
+        for warning in estimate.warnings:
+            yield replace(warning, window=None if warning.window is None else first + warning.window)
+        first += len(results["score"])
 
 
 def _per_window(results: Iterable[str]) -> list[str]:

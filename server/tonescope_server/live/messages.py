@@ -33,12 +33,16 @@ class Wanted:
         cells: the attribution per cell.
         declared_rows: the attribution per row of the axis that the model's own shape calls tones.
         parts: the attribution per antenna link, component and tone.
+        maps: what else the method has to show.
+        units: the attribution per group of cells.
     """
 
     top_k: int = 0
     cells: bool = False
     declared_rows: bool = False
     parts: bool = False
+    maps: bool = False
+    units: bool = False
 
 
 @dataclass(frozen=True)

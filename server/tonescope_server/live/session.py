@@ -19,6 +19,7 @@ from tonescope_server.live.buffer import WindowBuffer
 from tonescope_server.live.checker import StreamChecker
 from tonescope_server.live.intake import Intake
 from tonescope_server.live.messages import Answer, Draining, Job, Notice, Summary, Warned
+from tonescope_server.live.progressive import ProgressiveTotals
 from tonescope_server.live.running import RunningMean
 from tonescope_server.types import Attribution
 
@@ -51,6 +52,7 @@ class Totals:
     compute_s: float = 0.0
     queue_s: float = 0.0
     findings: Counter[str] = field(default_factory=Counter)
+    progressive: ProgressiveTotals = field(default_factory=ProgressiveTotals)
 
 
 @dataclass(frozen=True)

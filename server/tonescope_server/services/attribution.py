@@ -27,6 +27,7 @@ from tonescope_server.live.buffer import WindowBuffer
 from tonescope_server.live.checker import StreamChecker
 from tonescope_server.live.intake import Intake
 from tonescope_server.live.messages import Answer, Job, Notice, Options
+from tonescope_server.live.progressive import Progressive
 from tonescope_server.live.protocol import Agreement, Conversation, Said, negotiate
 from tonescope_server.live.session import Checking, Drain, Session, Totals
 from tonescope_server.plugin.api import GraphMethod
@@ -41,6 +42,7 @@ from tonescope_server.services.convert import (
 from tonescope_server.services.explainers import Explainers, ModelInUse
 from tonescope_server.services.explanations import ExplanationWriter, method_call
 from tonescope_server.services.notices import message_of_notice
+from tonescope_server.services.progressive import conditions_of, sender
 from tonescope_server.services.status import message_of
 
 _END = vars(grpc.aio)["EOF"]  # the stubs leave it out
@@ -103,6 +105,44 @@ class AttributionService(service_grpc.AttributionServiceServicer):
             writer.write(answer, response.explanations.add())
         return response
 
+    async def ExplainProgressively(  # type: ignore[override]  # noqa: N802
+        self, request: service_pb2.ExplainProgressivelyRequest, context: Any
+    ) -> None:
+        """Explain a few windows by a method that gets better with time, and answer as it does."""
+        if self._drain.begun.is_set():
+            raise UnavailableError("the daemon is draining: connect elsewhere, or later")
+        totals = self._totals.progressive
+        totals.calls += 1
+        totals.open_calls += 1
+        try:
+            await self._explain_progressively(request, context)
+        finally:
+            totals.open_calls -= 1
+
+    async def _explain_progressively(self, request: service_pb2.ExplainProgressivelyRequest, context: Any) -> None:
+        arrived = time.perf_counter()
+        stop, interval_s = conditions_of(request)
+        opening = live_pb2.Open(
+            options=request.options, normalisation=request.normalisation, statistics=request.statistics
+        )
+        options, model, prepared = await self._prepare(opening, timed=False)
+        agreement = negotiate(options, model.model, len(request.windows))
+        jobs = Intake(options, agreement, model.model, self._explainers.host.normalisers).take(
+            map(window_of, request.windows), arrived
+        )
+        progressive = Progressive(
+            prepared,
+            jobs,
+            stop,
+            interval_s,
+            self._computing,
+            Patience(context.time_remaining()),
+            self._totals.progressive,
+            self._drain.begun.is_set,
+        )
+        writer = ExplanationWriter(model.model, prepared, agreement.want)
+        await progressive.run(sender(context, writer, row_table_of(model.model)))
+
     async def Live(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         """Explain a live stream of frames or windows as they come."""
         if self._drain.begun.is_set():
@@ -143,10 +183,10 @@ class AttributionService(service_grpc.AttributionServiceServicer):
             patience.give_up()
             self._leave(prepared, sharing)
 
-    async def _prepare(self, opening: live_pb2.Open) -> tuple[Options, ModelInUse, Prepared]:
+    async def _prepare(self, opening: live_pb2.Open, timed: bool = True) -> tuple[Options, ModelInUse, Prepared]:
         options = options_of(opening)
         model = await self._explainers.get(options.model, options.version, options.tone_layout)
-        prepared = await self._explainers.prepare(model, options.method, options.target, options.parameters)
+        prepared = await self._explainers.prepare(model, options.method, options.target, options.parameters, timed)
         return options, model, prepared
 
     def _runner(self, prepared: Prepared, patience: Patience, sharing: Sharing | None = None) -> Runner:

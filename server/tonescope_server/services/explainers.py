@@ -45,19 +45,25 @@ class ModelInUse:
         """The model, its tones as they were asked for."""
         return self.explainer.model
 
-    def prepare(self, method: str, target: Target | None, parameters: Mapping[str, Any]) -> Prepared:
-        """Return a request ready to run, its cost measured. Blocks: call it on the executor.
+    def prepare(
+        self, method: str, target: Target | None, parameters: Mapping[str, Any], timed: bool = True
+    ) -> Prepared:
+        """Return a request ready to run; its cost measured, where ``timed``. Blocks: call it on the executor.
+
+        To measure it is to run it to its end, which who wants what comes before the end does not wait for.
 
         Raises:
             TonescopeError: what is wrong with the method, the target or a parameter.
         """
         key = (method or DEFAULT_METHOD, target, json.dumps(dict(parameters), sort_keys=True))
         with self._lock:
-            if key in self._prepared:
+            prepared = self._prepared.get(key)
+            if prepared is not None:
                 self._prepared.move_to_end(key)
-                return self._prepared[key]
-        prepared = self.explainer.prepare(key[0], target, parameters)
-        _ = prepared.seconds_per_window  # measured here, where it may take its time
+        if prepared is None:
+            prepared = self.explainer.prepare(key[0], target, parameters)
+        if timed:
+            _ = prepared.seconds_per_window  # measured here, where it may take its time, and once
         with self._lock:
             self._prepared[key] = prepared
             if len(self._prepared) > MAX_PREPARED:
@@ -98,11 +104,11 @@ class Explainers:
         return await loop.run_in_executor(self.executor, self._get, name, version, tone_layout)
 
     async def prepare(
-        self, model: ModelInUse, method: str, target: Target | None, parameters: Mapping[str, Any]
+        self, model: ModelInUse, method: str, target: Target | None, parameters: Mapping[str, Any], timed: bool = True
     ) -> Prepared:
-        """Return a request ready to run; errors are those of ``ModelInUse.prepare``."""
+        """Return a request ready to run; arguments and errors are those of ``ModelInUse.prepare``."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.executor, model.prepare, method, target, parameters)
+        return await loop.run_in_executor(self.executor, model.prepare, method, target, parameters, timed)
 
     def forget(self, name: str, version: str) -> None:
         """Let go of a model under every tone layout; calls that use it keep it until they end."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tonescope.v1 import attribution_pb2, error_pb2, tensor_pb2
 from tonescope_server.engine.prepared import Prepared
@@ -76,6 +77,13 @@ class ExplanationWriter:
             into.null_tone_share = share
         if result.standard_error is not None:
             self._write_tones(result.standard_error[row], into.standard_error)
+        if result.batches is not None:
+            into.batches = result.batches
+        if self._want.units and result.units is not None:
+            into.units.CopyFrom(_float32(result.units[row]))
+        if self._want.maps:
+            for name, values in result.maps.items():
+                into.maps[name].CopyFrom(_float32(values[row]))
         for warning in result.warnings:
             if warning.window is None or warning.window == row:
                 into.warnings.append(error_pb2.Warning(code=warning.code, message=warning.message))
@@ -85,14 +93,11 @@ class ExplanationWriter:
     def _write_cells(self, cells: FloatArray, into: attribution_pb2.Explanation) -> None:
         """Fill in what is asked for of the attribution per cell: itself, and other folds of it."""
         if self._want.cells:
-            into.cells.CopyFrom(tensor_of(cells.astype(np.float32, copy=False)))
+            into.cells.CopyFrom(_float32(cells))
         if self._want.declared_rows and self._cells.declared_axis is not None:
-            folded = self._cells.fold_declared(cells[None])[0]
-            into.declared_rows.CopyFrom(tensor_of(folded.astype(np.float32, copy=False)))
-
+            into.declared_rows.CopyFrom(_float32(self._cells.fold_declared(cells[None])[0]))
         if self._want.parts:
-            parts = self._cells.fold_parts(cells[None])[0]
-            into.parts.CopyFrom(tensor_of(parts.astype(np.float32, copy=False)))
+            into.parts.CopyFrom(_float32(self._cells.fold_parts(cells[None])[0]))
 
     def _write_running(self, running: Running, into: attribution_pb2.RunningStatistics) -> None:
         into.count = running.count
@@ -104,6 +109,10 @@ class ExplanationWriter:
         into.dtype = _FLOAT32
         into.shape.extend(self._tones_shape)
         into.data = values.tobytes()
+
+
+def _float32(values: npt.NDArray[Any]) -> tensor_pb2.Tensor:
+    return tensor_of(values.astype(np.float32, copy=False))
 
 
 def method_call(prepared: Prepared) -> attribution_pb2.MethodCall:

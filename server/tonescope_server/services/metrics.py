@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tonescope_server.live.progressive import ProgressiveTotals
 from tonescope_server.live.session import Totals
 
 
@@ -33,8 +34,33 @@ class StreamCollector(Collector):
         for code, count in sorted(totals.findings.items()):
             findings.add_metric([code], count)
         yield findings
+        yield from _progressive(totals.progressive)
         yield CounterMetricFamily("tonescope_compute_seconds", "Time spent explaining.", totals.compute_s)
         yield CounterMetricFamily("tonescope_queue_seconds", "Time windows waited.", totals.queue_s)
+
+
+def _progressive(totals: ProgressiveTotals) -> Iterator[Metric]:
+    """Return the metrics of explanations that get better with time."""
+    yield GaugeMetricFamily("tonescope_progressive_open", "Progressive calls now.", totals.open_calls)
+    yield CounterMetricFamily("tonescope_progressive", "Progressive calls since the start.", totals.calls)
+    updates = CounterMetricFamily(
+        "tonescope_progressive_updates", "Estimates that got better, and those that were sent.", labels=["outcome"]
+    )
+    updates.add_metric(["found"], totals.updates)
+    updates.add_metric(["sent"], totals.sent)
+    yield updates
+    windows = CounterMetricFamily(
+        "tonescope_progressive_windows", "Windows of progressive calls, by why the work on them ended.", labels=["why"]
+    )
+    for why, count in sorted(totals.ended.items()):
+        windows.add_metric([why], count)
+    yield windows
+    yield CounterMetricFamily(
+        "tonescope_progressive_evaluations", "Model evaluations of progressive calls.", totals.evaluations
+    )
+    yield CounterMetricFamily(
+        "tonescope_progressive_compute_seconds", "Time spent on progressive calls.", totals.compute_s
+    )
 
 
 def serve_metrics(totals: Totals, host: str, port: int) -> Callable[[], None]:

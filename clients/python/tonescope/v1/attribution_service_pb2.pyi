@@ -207,12 +207,14 @@ class ExplainProgressivelyResponse(_message.Message):
     TONE_TABLE_FIELD_NUMBER: _builtins.int
     relative_error: _builtins.float
     """How far the estimate may be off, as a fraction. For a sampled method the largest half width of all tones, relative
-    to the largest |attribution| of a tone; else, for a method along a path, |convergence delta| relative to
-    |f(x) − f(baseline)|. Absent where neither is known, as before a second batch of samples; infinity where what it
-    is relative to is zero, and the error is not.
+    to the largest |attribution| of a tone; for another whose cells are to sum to f(x) − f(baseline), along a path say,
+    |convergence delta| relative to |f(x) − f(baseline)|. Absent where neither is known, as before a second batch of
+    samples; infinity where what it is relative to is zero, and the error is not.
     """
     update: _builtins.int
-    """The number of this update among those of its window, from 0; numbers that are missing were passed over."""
+    """The number of this update among those of its window, from 0; numbers that are missing were passed over. The last
+    may be the one before it once more, with its number, where only the end showed that nothing follows.
+    """
     final: _builtins.bool
     """Whether this is the window's last update. The call ends after the last update of every window."""
     stop_reason: Global___StopReason.ValueType
