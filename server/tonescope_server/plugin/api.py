@@ -224,7 +224,8 @@ class ModelAccess(Protocol):
 
         Args:
             points: ``(n, *input shape)``.
-            window: the window each point belongs to, ``(n,)``; a predicted target is the class of that window.
+            window: the window each point belongs to, as its place in ``windows.x``, ``(n,)``; a predicted target is the
+                class of that window.
 
         Returns:
             ``(n,)``.
