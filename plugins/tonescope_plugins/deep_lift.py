@@ -10,10 +10,8 @@ from tonescope_server import plugin
 from tonescope_server.gradients.tape import Tape
 
 
-class DeepLiftParameters(plugin.Parameters):
+class DeepLiftParameters(plugin.BaselineParameters):
     """Parameters of DeepLIFT."""
-
-    baseline: plugin.Baseline = None
 
 
 class DeepLift(plugin.GraphMethod):
@@ -43,7 +41,7 @@ class DeepLift(plugin.GraphMethod):
 
     def feeds(self, windows: plugin.Windows, parameters: Any) -> plugin.Feeds:
         """Yield the reference."""
-        yield {"baseline": plugin.baseline_of(windows, parameters.baseline)}
+        yield {"baseline": parameters.baseline_of(windows)}
 
     def points(self, parameters: Any) -> int:
         """Say that the model is evaluated at the window and at the reference."""

@@ -5,16 +5,50 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tonescope_server import plugin
 from tonescope_server.gradients.rule_sets.lrp import LayerRule, LrpSettings, lrp
 from tonescope_server.gradients.tape import Tape
 
+Preset = Literal[
+    "epsilon_gamma",
+    "epsilon",
+    "epsilon_plus",
+    "epsilon_plus_flat",
+    "epsilon_gamma_flat",
+    "epsilon_alpha2_beta1",
+    "epsilon_alpha2_beta1_flat",
+    "z_plus",
+    "alpha2_beta1",
+    "flat",
+    "w2_flat",
+    "attn_lrp",
+]
+PRESETS: dict[str, dict[str, Any]] = {
+    "epsilon_gamma": {"dense": "epsilon", "convolution": "gamma"},
+    "epsilon": {"dense": "epsilon", "convolution": "epsilon"},
+    "epsilon_plus": {"dense": "epsilon", "convolution": "z_plus"},
+    "epsilon_plus_flat": {"dense": "epsilon", "convolution": "z_plus", "first": "flat"},
+    "epsilon_gamma_flat": {"dense": "epsilon", "convolution": "gamma", "first": "flat"},
+    "epsilon_alpha2_beta1": {"dense": "epsilon", "convolution": "alpha_beta", "alpha": 2.0},
+    "epsilon_alpha2_beta1_flat": {"dense": "epsilon", "convolution": "alpha_beta", "alpha": 2.0, "first": "flat"},
+    "z_plus": {"dense": "z_plus", "convolution": "z_plus"},
+    "alpha2_beta1": {"dense": "alpha_beta", "convolution": "alpha_beta", "alpha": 2.0},
+    "flat": {"dense": "flat", "convolution": "flat"},
+    "w2_flat": {"dense": "flat", "convolution": "flat", "first": "w_square"},
+    "attn_lrp": {"dense": "epsilon", "convolution": "epsilon"},
+}
+
 
 class LrpParameters(plugin.Parameters):
     """Parameters of LRP."""
 
+    preset: Preset = Field(
+        "epsilon_gamma",
+        description="Rules by kind of layer, as the literature combines them: in dense layers, in convolutions, and, "
+        "with _flat, in layers that read the input. What is stated beside it wins. attn_lrp is for transformers.",
+    )
     dense: LayerRule = Field("epsilon", description="The rule of dense layers.")
     convolution: LayerRule = Field("gamma", description="The rule of convolutions.")
     first: LayerRule | Literal[""] = Field("", description="The rule of layers that read the input; '': their kind's.")
@@ -31,6 +65,14 @@ class LrpParameters(plugin.Parameters):
         True, description="Fold batch normalisations into the layers before them first."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_in_from_the_preset(cls, given: Any) -> Any:
+        """Fill in what the preset says, so that the parameters of a result state it in full."""
+        if not isinstance(given, dict):
+            return given
+        return PRESETS.get(str(given.get("preset", "epsilon_gamma")), {}) | given
+
 
 class Lrp(plugin.GraphMethod):
     """Relevance per cell. Its convergence delta, Σ relevance − f(x), is the negative of what biases and ε absorbed.
@@ -38,7 +80,14 @@ class Lrp(plugin.GraphMethod):
     With ``zero_bias`` nothing is absorbed in networks of convolutions, products, pools and ReLUs, but for units that
     nothing but their bias makes active. Norms, softmax and gates keep relevance of their own.
 
-    Source: Bach et al. (2015); the composite of Montavon et al. (2019): ε in dense layers, γ in convolutions.
+    Presets: ``epsilon_gamma`` (the default), ``epsilon``, ``epsilon_plus`` and ``epsilon_alpha2_beta1`` have ε in dense
+    layers and γ, ε, z⁺ or α = 2, β = 1 in convolutions; with ``_flat`` the layers that read the input share evenly.
+    ``z_plus``, ``alpha2_beta1`` and ``flat`` have one rule everywhere; ``w2_flat`` shares evenly, and by squared
+    weights where the input is read. ``attn_lrp`` is what Achtibat et al. (2024) propose for transformers: ε in all
+    layers, and the rules that every preset has for products, softmax and norms.
+
+    Source: Bach et al. (2015); the composites of Montavon et al. (2019), section 10.3, and Kohlbrenner et al. (2020).
+    Departure: γ is the generalised rule, for operands of either sign.
     """
 
     name = "lrp"
@@ -51,7 +100,7 @@ class Lrp(plugin.GraphMethod):
         """Propagate relevance under the rule set that the parameters make."""
         if parameters.fold_batch_normalization:
             tape.fold_batch_normalization()
-        chosen = parameters.model_dump(exclude={"fold_batch_normalization"})
+        chosen = parameters.model_dump(exclude={"preset", "fold_batch_normalization"})
         settings = LrpSettings(**{**chosen, "first": parameters.first or None})
         tape.check_layers(settings.layers)
         cells = tape.evaluate(lrp(settings)).gradient

@@ -168,7 +168,9 @@ def test_one_baseline_per_window_stays_with_its_window(oracles):
         (np.full((10, 5), np.inf), ParameterError, r"'baseline': expected finite numbers"),
         ([[1.0], [1.0, 2.0]], ParameterError, r"'baseline': expected a number or nested lists"),
         ([["a"]], ParameterError, r"'baseline': expected a number or nested lists"),
-        ("zero", ParameterError, r"'baseline'.*got 'zero'"),
+        ("nothing", ParameterError, r"'baseline'.*'zero', 'manifest', .*got 'nothing'"),
+        ("dataset_mean", ParameterError, r"'baseline': 'dataset_mean': the manifest states none: add dataset_mean"),
+        ("empty_room", ParameterError, r"'baseline': 'empty_room': the manifest states none: add empty_room, one value"),
         ({"a": 1}, ParameterError, r"'baseline'"),
     ],
 )

@@ -14,11 +14,23 @@ from tonescope_server.plugin.api import (
     Totals,
     Windows,
 )
-from tonescope_server.plugin.baseline import Baseline, baseline_of
+from tonescope_server.plugin.baseline import (
+    Background,
+    Baseline,
+    BaselineParameters,
+    as_lists,
+    as_numbers,
+    background_of,
+    baseline_of,
+)
+from tonescope_server.plugin.sampling import SAMPLES_PER_RUN, Seed, even_runs, generator, standard_error
 
 __all__ = [
     "NAME",
+    "SAMPLES_PER_RUN",
+    "Background",
     "Baseline",
+    "BaselineParameters",
     "Estimate",
     "Feeds",
     "GraphMethod",
@@ -28,8 +40,15 @@ __all__ = [
     "Parameters",
     "ProceduralMethod",
     "Requirement",
+    "Seed",
     "Totals",
     "Windows",
+    "as_lists",
+    "as_numbers",
+    "background_of",
     "baseline_of",
+    "even_runs",
+    "generator",
     "hookimpl",
+    "standard_error",
 ]

@@ -1,0 +1,119 @@
+"""Expected gradients (GradientSHAP): integrated gradients, averaged over a set of baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from tonescope_server import plugin
+from tonescope_server.gradients.points import sum_over_tones_at
+from tonescope_server.gradients.tape import Tape
+
+
+class ExpectedGradientsParameters(plugin.Parameters):
+    """Parameters of expected gradients."""
+
+    background: plugin.Background = None
+    n: int = Field(200, ge=2, le=65536, description="How many points are drawn on paths from baselines to the window.")
+    seed: plugin.Seed = 0
+
+
+class ExpectedGradients(plugin.GraphMethod):
+    """The mean of ``(x − b) · ∇f(b + α (x − b))`` over baselines ``b`` and over ``α`` between 0 and 1.
+
+    Its convergence delta is against the mean score of the baselines that were used: they are scored as well, once each.
+    Every point is a draw of its own, and their spread gives the standard error per tone.
+
+    Source: Erion, Janizek, Sturmfels, Lundberg & Lee, "Improving performance of deep learning models with axiomatic
+    attribution priors and expected gradients" (2021), equation 3; Lundberg & Lee's GradientExplainer. Departures:
+    baselines are not drawn with replacement but dealt, each as often as the others, which varies less, so that the
+    standard error is on the safe side; draws are the same for every window; no noise is added to the window.
+    """
+
+    name = "expected_gradients"
+    summary = "Integrated gradients, averaged over a set of baselines at random points; also called GradientSHAP."
+    source = "Erion et al. 2021, arXiv:1906.10670"
+    Parameters = ExpectedGradientsParameters
+
+    def describe(self, tape: Tape, parameters: Any) -> None:
+        """Evaluate at the window, at baselines and at the points drawn, in one pass."""
+        ones = (1,) * len(tape.x.shape)
+        baselines = tape.feed_var("baselines", (-1, *tape.x.shape))
+        to_go = tape.feed_var("to_go", (-1, *ones))
+        drawn = tape.feed_var("drawn", (-1, *ones))
+        scored = tape.feed_var("scored", (-1,))
+        span = tape.x.unsqueeze(0) - baselines
+        # Counted from the window, so that the first point is the window to the last bit.
+        found = tape.evaluate_path(tape.x.unsqueeze(0) - to_go * span, anchor=0)
+        cells = span * found.gradient * drawn
+        tones = sum_over_tones_at(tape, cells)
+        tape.result("cells", cells.sum(0))
+        tape.result("tone_sums", tones.sum(0))
+        tape.result("tone_squares", (tones * tones).sum(0))
+        tape.result("baseline_score", (found.score * scored).sum(0))
+        tape.result("samples", drawn.sum(0))
+
+    def feeds(self, windows: plugin.Windows, parameters: Any) -> plugin.Feeds:
+        """Yield runs of a bounded number of points: each baseline that is used, to be scored, and then the draws."""
+        background = plugin.background_of(windows, parameters.background)
+        dealt, to_go = _draws(len(background), parameters)
+        used, counts = np.unique(dealt, return_counts=True)
+        which = np.concatenate([used, dealt])
+        # A baseline is scored where its path begins, with the share that it has in the draws.
+        left = np.concatenate([np.ones(used.size), to_go])
+        scored = np.concatenate([counts / dealt.size, np.zeros(dealt.size)])
+        ones, dtype = [1] * (windows.x.ndim - 1), windows.x.dtype
+        for run in _runs(which.size):
+            yield {
+                "baselines": background[np.concatenate([which[run][:1], which[run]])][None],
+                "to_go": _led(left[run], 0.0).astype(dtype).reshape(1, -1, *ones),
+                "drawn": _led(scored[run] == 0.0, 0.0).astype(dtype).reshape(1, -1, *ones),
+                "scored": _led(scored[run], 0.0).astype(dtype),
+            }
+
+    def points(self, parameters: Any) -> int:
+        """Say how many points one run holds, at most."""
+        return plugin.SAMPLES_PER_RUN + 1
+
+    def finish(self, totals: plugin.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
+        """Divide the sums by the number of draws."""
+        samples = round(float(totals["samples"].flat[0]))
+        cells = (totals["cells"] / samples).astype(windows.x.dtype, copy=False)
+        change = totals["score"].astype(np.float64) - totals["baseline_score"]
+        delta = cells.reshape(len(cells), -1).sum(axis=1, dtype=np.float64) - change
+        error = plugin.standard_error(totals["tone_sums"], totals["tone_squares"], samples)
+        return plugin.Estimate(cells, None, delta.astype(windows.x.dtype), standard_error=error, batches=samples)
+
+    def progress(self, totals: plugin.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate | None:
+        """Return the estimate over the draws so far; None while baselines are still being scored."""
+        return self.finish(totals, windows, parameters) if totals["samples"].flat[0] else None
+
+
+def _draws(
+    baselines: int, parameters: ExpectedGradientsParameters
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return for each draw its baseline, and how far from the window it is on its path."""
+    rounds = -(-parameters.n // baselines)
+    dealt = np.concatenate(
+        [plugin.generator(parameters.seed, "baselines", i).permutation(baselines) for i in range(rounds)]
+    )
+    return dealt[: parameters.n], plugin.generator(parameters.seed, "path", 0).random(parameters.n)
+
+
+def _runs(points: int) -> Iterator[slice]:
+    return plugin.even_runs(points)
+
+
+def _led(values: npt.NDArray[Any], by: float) -> npt.NDArray[np.float64]:
+    """Put the window's own value in front, one row."""
+    return np.concatenate([[by], values])[None]
+
+
+@plugin.hookimpl
+def tonescope_methods() -> list[plugin.Method]:
+    """Offer expected gradients."""
+    return [ExpectedGradients()]
