@@ -95,6 +95,16 @@ class Prepared:
             model_digest=explainer.model.digest,
         )
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether a window costs what others cost, whatever it holds: a graph does, a plugin's own loop need not."""
+        return isinstance(self.method, GraphMethod) and self.method.is_bounded(self._checked)
+
+    @property
+    def uses_previous(self) -> bool:
+        """Whether the method asks for the window before each."""
+        return bool(getattr(self.method, "uses_previous", False))
+
     @cached_property
     def seconds_per_window(self) -> float:
         """What one window costs, measured on zeros: the best of a few runs after the first.

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from tonescope_server.errors import DeadlineError, TonescopeError
 from tonescope_server.live.messages import Answer, Job
+from tonescope_server.live.previous import together
 from tonescope_server.types import Attribution
 
 MAX_BATCH = 32
@@ -35,8 +36,8 @@ class Plan(Protocol):
         """A measured estimate."""
         ...
 
-    def run(self, x: npt.NDArray[Any], check: Check = ...) -> Attribution:
-        """Explain a batch; ``check`` is called now and then, and may raise."""
+    def run(self, x: npt.NDArray[Any], check: Check = ..., previous: npt.NDArray[Any] | None = ...) -> Attribution:
+        """Explain a batch; ``check`` is called now and then, and may raise; ``previous`` has the window before each."""
         ...
 
 
@@ -160,6 +161,7 @@ class Runner:
         bounded: whether the plan costs what was measured, whatever the windows hold: a graph does. What may take
             longer than it was seen to, such as a plugin's own loop, never runs on the event loop.
         sharing: what runs the plan for several streams; None to run it alone.
+        uses_previous: whether the plan is given the window before each, as jobs have it; it is not shared then.
     """
 
     def __init__(
@@ -170,11 +172,13 @@ class Runner:
         *,
         bounded: bool = True,
         sharing: Sharing | None = None,
+        uses_previous: bool = False,
     ) -> None:
         self._plan = plan
         self._executor = executor
         self._check = patience.check
-        self._sharing = sharing
+        self._sharing = None if uses_previous else sharing
+        self.uses_previous = uses_previous
         self.inline = bounded and plan.seconds_per_window < INLINE_BELOW_S
         self.most = inline_windows(plan) if self.inline else MAX_BATCH
 
@@ -193,7 +197,7 @@ class Runner:
         """Run the jobs together; where that fails, each alone."""
         begun = time.perf_counter()
         try:
-            attribution, first, each = await self._run([job.cells for job in jobs])
+            attribution, first, each = await self._run(jobs)
         except DeadlineError:
             raise
         except TonescopeError as error:
@@ -203,17 +207,19 @@ class Runner:
             return {index: outcome for one in alone for index, outcome in one.items()}
         return {job.index: (attribution, first + row, each) for row, job in enumerate(jobs)}
 
-    async def _run(self, cells: Sequence[Any]) -> _Part:
+    async def _run(self, jobs: Sequence[Job]) -> _Part:
+        cells: list[Any] = [job.cells for job in jobs]
         x = cells[0] if len(cells) == 1 else np.concatenate(cells)
         if self.inline and self._sharing is not None:
             self._check()
             return await self._sharing.run(x)
         begun = time.perf_counter()
+        given = (x, self._check, together(jobs)) if self.uses_previous else (x, self._check)
         if self.inline:
-            result = self._plan.run(x, self._check)
+            result = self._plan.run(*given)
         else:
             loop = asyncio.get_running_loop()
-            result = await loop.run_in_executor(self._executor, self._plan.run, x, self._check)
+            result = await loop.run_in_executor(self._executor, self._plan.run, *given)
         return result, 0, (time.perf_counter() - begun) / len(x)
 
 

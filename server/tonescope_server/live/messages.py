@@ -103,6 +103,7 @@ class Job:
 
     Attributes:
         link: the row of its frames that it was made of; None where frames have one, and where it holds them all.
+        previous: the window before it, like ``cells``, where the method asks for it; None where there is none.
     """
 
     cells: npt.NDArray[Any] | TonescopeError
@@ -115,6 +116,7 @@ class Job:
     capture_time_ns: int | None = None
     transmitter: str = ""
     link: int | None = None
+    previous: npt.NDArray[Any] | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -19,6 +19,7 @@ from tonescope_server.live.buffer import WindowBuffer
 from tonescope_server.live.checker import StreamChecker
 from tonescope_server.live.intake import Intake
 from tonescope_server.live.messages import Answer, Draining, Job, Notice, Summary, Warned
+from tonescope_server.live.previous import PreviousWindows
 from tonescope_server.live.progressive import ProgressiveTotals
 from tonescope_server.live.running import RunningMean
 from tonescope_server.types import Attribution
@@ -90,6 +91,7 @@ class Session:
         self._samples = checking.checker.samples if checking is not None else None
         self._looking: asyncio.Task[None] | None = None
         self._running: dict[int, RunningMean] = {}
+        self._previous = PreviousWindows() if runner.uses_previous else None
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._notices: list[Notice] = []
@@ -163,6 +165,8 @@ class Session:
             self._room.set()
             await self._say_notices(send)
             if jobs:
+                if self._previous is not None:
+                    self._previous.give_to(jobs)
                 answers = await self._runner.explain(jobs)
                 self._account_for(answers)
                 await send(answers)

@@ -238,7 +238,10 @@ class ModelAccess(Protocol):
 
 
 class ProceduralMethod:
-    """A method that asks for predictions as it goes. Subclass it and write ``attribute``."""
+    """A method that asks for predictions as it goes. Subclass it and write ``attribute``.
+
+    ``uses_previous`` asks live streams for the window before each (``Windows.previous``).
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -247,6 +250,7 @@ class ProceduralMethod:
     complete: ClassVar[bool] = False
     resolves_tones: ClassVar[bool] = True
     Parameters: ClassVar[type[Parameters]] = Parameters
+    uses_previous: ClassVar[bool] = False
 
     def attribute(self, model: ModelAccess, windows: Windows, parameters: Any) -> Estimate:
         """Return the attribution of a batch of windows."""

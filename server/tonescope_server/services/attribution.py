@@ -30,7 +30,6 @@ from tonescope_server.live.messages import Answer, Job, Notice, Options
 from tonescope_server.live.progressive import Progressive
 from tonescope_server.live.protocol import Agreement, Conversation, Said, negotiate
 from tonescope_server.live.session import Checking, Drain, Session, Totals
-from tonescope_server.plugin.api import GraphMethod
 from tonescope_server.services.convert import (
     frame_of,
     normalisation_code,
@@ -190,8 +189,10 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         return options, model, prepared
 
     def _runner(self, prepared: Prepared, patience: Patience, sharing: Sharing | None = None) -> Runner:
-        bounded = isinstance(prepared.method, GraphMethod)
-        return Runner(prepared, self._computing, patience, bounded=bounded, sharing=sharing)
+        uses = prepared.uses_previous
+        return Runner(
+            prepared, self._computing, patience, bounded=prepared.is_bounded, sharing=sharing, uses_previous=uses
+        )
 
     def _checking(self, model: ModelInUse, agreement: Agreement, prepared: Prepared) -> Checking | None:
         if self._checks is None:
