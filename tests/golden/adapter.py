@@ -53,6 +53,8 @@ CALLS = {
     "input_x_gradient": lambda e, x, t, p: e.explain(x, "input_x_gradient", t).cells,
     "integrated_gradients": lambda e, x, t, p: _integrated(e, x, t, p).cells,
     "integrated_gradients_delta": lambda e, x, t, p: _integrated(e, x, t, p).convergence_delta,
+    "smoothgrad": lambda e, x, t, p: e.explain(x, "smoothgrad", t, noise=p["noise"][:, 0]).cells,
+    "vargrad": lambda e, x, t, p: e.explain(x, "vargrad", t, noise=p["noise"][:, 0]).cells,
     "guided_backprop": lambda e, x, t, p: e.explain(x, "guided_backprop", t).cells,
     "deconvolution": lambda e, x, t, p: e.explain(x, "deconvnet", t).cells,
     "deeplift": lambda e, x, t, p: e.explain(x, "deep_lift", t, baseline=p["baseline"]).cells,

@@ -28,7 +28,7 @@ ALL_CASES = {
 OFFERED = {
     "forward", "activation", "score", "gradient", "saliency", "input_x_gradient", "integrated_gradients",
     "integrated_gradients_delta", "guided_backprop", "deconvolution", "deeplift", "deeplift_delta", "lrp_epsilon",
-    "occlusion_rows", "r5_saliency_analytic",
+    "occlusion_rows", "r5_saliency_analytic", "smoothgrad", "vargrad",
 }  # fmt: skip
 
 
