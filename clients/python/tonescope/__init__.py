@@ -16,6 +16,7 @@ from tonescope.client import Client, connect
 from tonescope.connection import ConnectionEvent, Disconnected, Reconnected
 from tonescope.errors import TonescopeError
 from tonescope.live import LiveStream
+from tonescope.progressive import Stop, Update
 from tonescope.request import Frame, Target, Window
 from tonescope.results import Explanation, Explanations, Tone, ToneTable
 from tonescope.resume import LiveCounts, Retry
@@ -31,10 +32,12 @@ __all__ = [
     "LiveStream",
     "Reconnected",
     "Retry",
+    "Stop",
     "Target",
     "Tone",
     "ToneTable",
     "TonescopeError",
+    "Update",
     "Window",
     "aio",
     "connect",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -16,10 +16,12 @@ from tonescope.client import DEFAULT_TIMEOUT_S
 from tonescope.connection import OnConnection
 from tonescope.errors import ProtocolError, from_rpc
 from tonescope.live_state import LiveState
+from tonescope.progressive import Stop, Update, progressive_request, reader
 from tonescope.request import FrameLike, Statistics, TargetLike, WindowLike, model_ref
 from tonescope.results import Explanations, Methods, ModelDetail, ModelInfo
 from tonescope.resume import Retry
 from tonescope.v1 import (
+    attribution_service_pb2,
     attribution_service_pb2_grpc,
     method_service_pb2,
     method_service_pb2_grpc,
@@ -94,6 +96,8 @@ class AsyncClient:
         cells: bool = False,
         declared_rows: bool = False,
         parts: bool = False,
+        maps: bool = False,
+        units: bool = False,
         normalise: str = "",
         statistics: Sequence[Statistics] = (),
         raise_problems: bool = True,
@@ -116,11 +120,82 @@ class AsyncClient:
             cells=cells,
             declared_rows=declared_rows,
             parts=parts,
+            maps=maps,
+            units=units,
             normalise=normalise,
             statistics=statistics,
         )
         responses = [await self._call(self._attribution.Explain, each, timeout) for each in requests]
         return calls.explanations(responses, x, raise_problems)
+
+    def explain_progressively(
+        self,
+        x: calls.Windows,
+        *,
+        model: str,
+        stop: Stop | None = None,
+        min_interval_s: float | None = None,
+        version: str = "",
+        method: str = "",
+        target: TargetLike = None,
+        top_k: int = 0,
+        cells: bool = False,
+        declared_rows: bool = False,
+        parts: bool = False,
+        maps: bool = False,
+        units: bool = False,
+        normalise: str = "",
+        statistics: Sequence[Statistics] = (),
+        raise_problems: bool = True,
+        timeout: float | None = None,
+        **parameters: Any,
+    ) -> AsyncGenerator[Update, None]:
+        """Explain by a method that gets better with time: the arguments are those of the blocking client.
+
+        ``async for`` over it; where the loop may be left early, hold it in ``contextlib.aclosing``, which ends the work
+        there and then.
+
+        Raises:
+            TonescopeError: of the class that says why.
+        """
+        self._check_open()
+        request = progressive_request(
+            x,
+            stop,
+            min_interval_s,
+            model=model,
+            version=version,
+            method=method,
+            target=target,
+            parameters=parameters,
+            top_k=top_k,
+            cells=cells,
+            declared_rows=declared_rows,
+            parts=parts,
+            maps=maps,
+            units=units,
+            normalise=normalise,
+            statistics=statistics,
+        )
+        limit = self.timeout + request.time_limit_ms / 1e3 if timeout is None else timeout
+        read = reader(x, raise_problems)
+        return self._updates(request, read, limit)
+
+    async def _updates(
+        self,
+        request: attribution_service_pb2.ExplainProgressivelyRequest,
+        read: Callable[[attribution_service_pb2.ExplainProgressivelyResponse], Update],
+        timeout: float,
+    ) -> AsyncGenerator[Update, None]:
+        self._check_open()
+        call = self._attribution.ExplainProgressively(request, timeout=timeout)
+        try:
+            async for response in call:
+                yield read(response)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address) from None
+        finally:
+            call.cancel()
 
     async def models(self) -> list[ModelInfo]:
         """List the models in the daemon's store."""

@@ -44,6 +44,8 @@ def explain_requests(
     cells: bool,
     declared_rows: bool = False,
     parts: bool = False,
+    maps: bool = False,
+    units: bool = False,
     normalise: str,
     statistics: Sequence[Statistics],
 ) -> Iterator[attribution_service_pb2.ExplainRequest]:
@@ -53,12 +55,12 @@ def explain_requests(
         ShapeError: no batch axis, or no window at all.
     """
     request = attribution_service_pb2.ExplainRequest(
-        options=options(model, version, target, method, parameters, top_k, cells, declared_rows, parts),
+        options=options(model, version, target, method, parameters, top_k, cells, declared_rows, parts, maps, units),
         normalisation=normalisation(normalise),
         statistics=statistics_messages(statistics),
     )
     size = 0
-    for message in _messages(windows):
+    for message in window_messages(windows):
         if size and size + len(message.values.data) > _REQUEST_BYTES:
             yield request
             request = attribution_service_pb2.ExplainRequest(
@@ -75,7 +77,12 @@ def explain_requests(
     yield request
 
 
-def _messages(windows: Windows) -> Iterator[csi_pb2.Window]:
+def window_messages(windows: Windows) -> Iterator[csi_pb2.Window]:
+    """Build the message of each window.
+
+    Raises:
+        ShapeError: no batch axis.
+    """
     if not isinstance(windows, np.ndarray | Sequence):
         got = type(windows).__name__
         raise ShapeError(f"windows: expected an array with a batch axis or a list of windows, got one {got}")
@@ -100,11 +107,11 @@ def explanations(
         found.extend(decode.explanation(each, table) for each in response.explanations)
     for each in found:
         if raise_problems and each.problem is not None:
-            raise _of_a_batch(each.problem, windows)
+            raise of_a_batch(each.problem, windows)
     return Explanations(found, table or decode.tone_table(csi_pb2.ToneTable()))
 
 
-def _of_a_batch(problem: TonescopeError, windows: Windows) -> TonescopeError:
+def of_a_batch(problem: TonescopeError, windows: Windows) -> TonescopeError:
     """Add what an array's first axis was taken for, as one window without a batch axis has the wrong shape, too."""
     if not isinstance(problem, ShapeError) or not isinstance(windows, np.ndarray):
         return problem
@@ -124,6 +131,8 @@ def opening(
     cells: bool = False,
     declared_rows: bool = False,
     parts: bool = False,
+    maps: bool = False,
+    units: bool = False,
     window_frames: int = 0,
     hop_frames: int = 0,
     normalise: str = "",
@@ -151,7 +160,9 @@ def opening(
     return built(
         live_pb2.Open,
         ParameterError,
-        options=options(model, version, target, method, parameters or {}, top_k, cells, declared_rows, parts),
+        options=options(
+            model, version, target, method, parameters or {}, top_k, cells, declared_rows, parts, maps, units
+        ),
         windowing=windowing,
         normalisation=normalisation(normalise),
         statistics=statistics_messages(statistics),

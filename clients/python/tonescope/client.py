@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -15,10 +15,12 @@ from tonescope.connection import OnConnection
 from tonescope.errors import ProtocolError, UnavailableError, from_rpc
 from tonescope.live import LiveStream
 from tonescope.live_state import LiveState
+from tonescope.progressive import Stop, Update, progressive_request, reader
 from tonescope.request import FrameLike, Statistics, TargetLike, WindowLike, model_ref
 from tonescope.results import Explanations, Methods, ModelDetail, ModelInfo
 from tonescope.resume import Retry
 from tonescope.v1 import (
+    attribution_service_pb2,
     attribution_service_pb2_grpc,
     method_service_pb2,
     method_service_pb2_grpc,
@@ -108,6 +110,8 @@ class Client:
         cells: bool = False,
         declared_rows: bool = False,
         parts: bool = False,
+        maps: bool = False,
+        units: bool = False,
         normalise: str = "",
         statistics: Sequence[Statistics] = (),
         raise_problems: bool = True,
@@ -126,6 +130,8 @@ class Client:
             cells: whether to bring the attribution per input cell as well.
             declared_rows: whether to bring that per row of the axis that the model calls its tones as well.
             parts: whether to bring that per antenna link and component as well.
+            maps: whether to bring what else the method has to show as well.
+            units: whether to bring the attribution per group of cells as well.
             normalise: "", "none", "manifest", "recording" or "running"; empty takes the windows as they are.
             statistics: (mean, std), (mean, std, node_id) or (mean, std, node_id, frame_length) for "recording".
             raise_problems: whether a window that cannot be explained raises, or is answered by its ``problem``.
@@ -146,11 +152,91 @@ class Client:
             cells=cells,
             declared_rows=declared_rows,
             parts=parts,
+            maps=maps,
+            units=units,
             normalise=normalise,
             statistics=statistics,
         )
         responses = (self._call(self._attribution.Explain, each, timeout) for each in requests)
         return calls.explanations(responses, x, raise_problems)
+
+    def explain_progressively(  # noqa: D417  most of its arguments are those of ``explain``
+        self,
+        x: calls.Windows,
+        *,
+        model: str,
+        stop: Stop | None = None,
+        min_interval_s: float | None = None,
+        version: str = "",
+        method: str = "",
+        target: TargetLike = None,
+        top_k: int = 0,
+        cells: bool = False,
+        declared_rows: bool = False,
+        parts: bool = False,
+        maps: bool = False,
+        units: bool = False,
+        normalise: str = "",
+        statistics: Sequence[Statistics] = (),
+        raise_problems: bool = True,
+        timeout: float | None = None,
+        **parameters: Any,
+    ) -> Generator[Update, None, None]:
+        """Explain one window or a few by a method that gets better with time, and yield each update as it comes.
+
+        Who has seen enough leaves the loop, or closes the iterator: that cancels the call, and the work stops. Nothing
+        is sent before the first update is asked for. Of what is found while nobody asks, only the newest is kept.
+
+        Args:
+            x: as for ``explain``; 1 to 32 windows, which take turns.
+            model: and those that follow, as for ``explain``.
+            stop: when a window is good enough, or has cost enough; None leaves it to the method's own parameters.
+            min_interval_s: the smallest time between two updates of a window; None is the daemon's own, zero is none.
+            timeout: seconds for the whole call, after which ``DeadlineError`` is raised; None means the client's own,
+                and the time limit on top of it.
+            **parameters: the method's own.
+
+        Raises:
+            TonescopeError: of the class that says why.
+        """
+        self._check_open()
+        request = progressive_request(
+            x,
+            stop,
+            min_interval_s,
+            model=model,
+            version=version,
+            method=method,
+            target=target,
+            parameters=parameters,
+            top_k=top_k,
+            cells=cells,
+            declared_rows=declared_rows,
+            parts=parts,
+            maps=maps,
+            units=units,
+            normalise=normalise,
+            statistics=statistics,
+        )
+        limit = self.timeout + request.time_limit_ms / 1e3 if timeout is None else timeout
+        read = reader(x, raise_problems)
+        return self._updates(request, read, limit)
+
+    def _updates(
+        self,
+        request: attribution_service_pb2.ExplainProgressivelyRequest,
+        read: Callable[[attribution_service_pb2.ExplainProgressivelyResponse], Update],
+        timeout: float,
+    ) -> Generator[Update, None, None]:
+        self._check_open()
+        call: Any = self._attribution.ExplainProgressively(request, timeout=timeout)
+        try:
+            for response in call:
+                yield read(response)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address) from None
+        finally:
+            call.cancel()
 
     def models(self) -> list[ModelInfo]:
         """List the models in the daemon's store."""
@@ -203,8 +289,8 @@ class Client:
                 back. The stream waits for it (it is called from the stream's own thread), and fails where it raises.
             overload: "drop_oldest" or "back_pressure": then the daemon drops nothing and ``send`` waits.
             **opening: further options, as in ``calls.opening``: version, method, target, parameters, top_k, cells,
-                declared_rows, parts, window_frames, hop_frames, normalise, statistics, tone_layout, source_id,
-                latency_budget_ms, queue_windows, default_format.
+                declared_rows, parts, maps, units, window_frames, hop_frames, normalise, statistics, tone_layout,
+                source_id, latency_budget_ms, queue_windows, default_format.
         """
         self._check_open()
         calls.one_source(frames, windows)

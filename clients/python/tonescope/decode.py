@@ -113,6 +113,9 @@ def explanation(message: attribution_pb2.Explanation, table: r.ToneTable = _NO_T
         parts=_optional(message.parts) if has("parts") else None,
         transmitter=message.transmitter,
         link=message.link if has("link") else None,
+        maps={name: to_array(tensor) for name, tensor in message.maps.items()},
+        units=_optional(message.units) if has("units") else None,
+        batches=message.batches if has("batches") else None,
     )
 
 
@@ -134,7 +137,7 @@ def model_info(message: model_pb2.ModelSummary) -> r.ModelInfo:
     return r.ModelInfo(
         name=message.name,
         version=message.version,
-        state=_word(model_pb2.ModelState.Name(message.state), "MODEL_STATE_"),
+        state=word(model_pb2.ModelState.Name(message.state), "MODEL_STATE_"),
         failure=message.failure,
         digest=message.digest,
         description=message.description,
@@ -143,7 +146,7 @@ def model_info(message: model_pb2.ModelSummary) -> r.ModelInfo:
 
 def tensor_info(message: model_pb2.TensorSpec) -> r.TensorInfo:
     """Read the description of a value in a graph."""
-    dtype = _word(tensor_pb2.DataType.Name(message.dtype), "DATA_TYPE_")
+    dtype = word(tensor_pb2.DataType.Name(message.dtype), "DATA_TYPE_")
     return r.TensorInfo(message.name, dtype, tuple(message.shape), message.op_type)
 
 
@@ -188,7 +191,7 @@ def _rule_set(message: method_service_pb2.RuleSet) -> r.RuleSetInfo:
 
 def _method(message: method_service_pb2.Method) -> r.MethodInfo:
     schema: Mapping[str, Any] = json.loads(message.parameters_json_schema or "{}")
-    requirement = _word(method_service_pb2.Requirement.Name(message.requirement), "REQUIREMENT_")
+    requirement = word(method_service_pb2.Requirement.Name(message.requirement), "REQUIREMENT_")
     return r.MethodInfo(
         message.name,
         message.summary,
@@ -211,11 +214,11 @@ def opened(message: live_pb2.Opened) -> r.Opened:
         tone_table=tone_table(message.tone_table),
         window_frames=message.windowing.window_frames,
         hop_frames=message.windowing.hop_frames,
-        normalisation=_word(csi_pb2.Normalisation.Name(message.normalisation), "NORMALISATION_"),
+        normalisation=word(csi_pb2.Normalisation.Name(message.normalisation), "NORMALISATION_"),
         method=message.method.name,
         parameters=plain(message.method.parameters),
         queue_windows=message.queue_windows,
-        overload=_word(live_pb2.OverloadPolicy.Name(message.overload_policy), "OVERLOAD_POLICY_"),
+        overload=word(live_pb2.OverloadPolicy.Name(message.overload_policy), "OVERLOAD_POLICY_"),
         inline=message.inline,
         window_shape=tuple(message.window_shape),
         frame_lengths=tuple(message.frame_lengths),
@@ -245,14 +248,14 @@ def warning(message: error_pb2.Warning) -> r.Notice:
         kind="warning",
         code=message.code,
         message=message.message,
-        severity=_word(error_pb2.Severity.Name(message.severity), "SEVERITY_"),
+        severity=word(error_pb2.Severity.Name(message.severity), "SEVERITY_"),
         remedy=message.remedy,
         figures=dict(message.figures),
         node_id=message.node_id if message.HasField("node_id") else None,
     )
 
 
-def _word(name: str, prefix: str) -> str:
+def word(name: str, prefix: str) -> str:
     """Turn an enum's name into the plain word: ``MODEL_STATE_READY`` → ``ready``."""
     word = name.removeprefix(prefix).lower()
     return "" if word == "unspecified" else word

@@ -215,6 +215,8 @@ def options(
     cells: bool,
     declared_rows: bool = False,
     parts: bool = False,
+    maps: bool = False,
+    units: bool = False,
 ) -> attribution_pb2.ExplainOptions:
     """Build what single calls and streams have in common.
 
@@ -231,6 +233,8 @@ def options(
         want_cells=cells,
         want_declared_rows=declared_rows,
         want_parts=parts,
+        want_maps=maps,
+        want_units=units,
     )
 
 

@@ -141,6 +141,11 @@ class Explanation:
         dropped_before: windows of its stream dropped since the previous explanation.
         evaluations: model evaluations spent; None where there is a problem.
         problem: why this window could not be explained; None where it was.
+        standard_error: of ``tones``, for a sampled estimate; None for an exact method.
+        maps: what else the method has to show, by name; empty unless asked for.
+        units: attribution per group of cells, (n_units); None unless asked for, and where there are no groups.
+        batches: how many independent batches of samples ``standard_error`` was worked out from; None for an exact
+            method, and for one that does not say.
     """
 
     node_id: int
@@ -174,6 +179,9 @@ class Explanation:
     parts: Array | None = None
     transmitter: str = ""
     link: int | None = None
+    maps: Mapping[str, Array] = field(default_factory=dict)
+    units: Array | None = None
+    batches: int | None = None
 
 
 class Explanations(Sequence[Explanation]):

@@ -102,9 +102,10 @@ class Newest:
         taken = [each for each in self._standings.values() if due or each.ended]
         for each in taken:
             del self._standings[each.job.index]
-        self._last.clear()
-        if not self._closed and not self._standings:
-            self._changed.clear()
+        if not self._closed:
+            self._last.clear()
+            if not self._standings:
+                self._changed.clear()
         return taken
 
 
@@ -230,7 +231,7 @@ class Progressive:
     async def _step(self, window: _Window) -> Standing:
         """Let one window take a step on the executor, and count what that cost."""
         evaluations, updates, compute_s = window.evaluations, window.updates, window.compute_s
-        seconds = min(STEP_S, self._interval_s)
+        seconds = min(STEP_S, self._interval_s) if updates else 0.0  # nobody waits for a first estimate to get better
         loop = asyncio.get_running_loop()
         standing = await loop.run_in_executor(self._computing, window.step, seconds)
         self._totals.evaluations += window.evaluations - evaluations

@@ -23,6 +23,8 @@ NOT_KNOWN = {
     "declared_rows",
     "parts",
     "link",
+    "batches",
+    "units",
 }
 
 
