@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from scipy.stats import truncnorm
 
 from tonescope_server import Explainer
-from tonescope_server.checks.weights import NULL_ROWS_TRAINED, check_weights, row_weights
+from tonescope_server.checks.weights import NULL_ROWS_TRAINED, _is_untouched, check_weights, row_weights
 from tonescope_server.csi.cells import cell_map
 from tonescope_server.csi.tones import tone_table
 from tonescope_server.demo import store_path
@@ -58,6 +59,33 @@ def test_rows_that_were_trained_without_signal_raise_nothing(tmp_path, kind):
     assert check_weights(model_with(tmp_path, weight + learnt * live, kind)) == []
     decayed = np.where(live, weight + learnt, 0.2 * weight)
     assert check_weights(model_with(tmp_path, decayed, kind)) == []
+
+
+FAMILIES = {
+    "PyTorch's uniform": lambda rng, n: rng.uniform(-1, 1, n),
+    "normal": lambda rng, n: rng.normal(0, 1, n),
+    "Keras' and Flax' cut normal": lambda rng, n: truncnorm(-2, 2).rvs(n, random_state=rng),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fresh_draws_of_any_initialiser_are_hardly_ever_taken_for_trained(family):
+    """Two tests at a level of 0.01: of 300 draws at most 6 are expected, and more than 14 have a chance of 1e-3."""
+    accused = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        accused += sum(not _is_untouched(0.03 * FAMILIES[family](rng, n)) for n in (768, 2304, 12288))
+    print(f"{family}: {accused} of 300 fresh draws taken for trained")
+    assert accused <= 14
+
+
+@pytest.mark.parametrize(("family", "learnt"), [("PyTorch's uniform", 0.3), ("Keras' and Flax' cut normal", 0.7)])
+def test_what_training_leaves_on_a_fresh_draw_is_seen(family, learnt):
+    """The share of the spread that three thousand weights must have learnt; a cut normal soon looks like a whole one."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        weights = FAMILIES[family](rng, 3000)
+        assert not _is_untouched(weights + learnt * weights.std() * rng.laplace(0, 0.5**0.5, 3000))
 
 
 @pytest.mark.parametrize("kind", ["Conv", "Gemm"])
