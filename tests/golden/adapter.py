@@ -44,6 +44,15 @@ def _integrated(e: Explainer, x: Any, target: Any, p: dict[str, Any]) -> Any:
     )
 
 
+def _activation_map(e: Explainer, method: str, x: Any, target: Any, p: dict[str, Any]) -> Any:
+    """Return the map with an axis of one where the layer has its channels."""
+    return e.explain(x, method, target, layer=p["tensor"], relu=p["relu"]).maps["cam"][:, None]
+
+
+def _rollout(e: Explainer, x: Any, p: dict[str, Any], class_token: bool | None) -> Any:
+    return e.explain(x, "attention_rollout", layers=p.get("attention_outputs"), class_token=class_token).maps
+
+
 CALLS = {
     "forward": _forward,
     "activation": lambda e, x, t, p: e.activation(x, p["tensor"]),
@@ -62,6 +71,11 @@ CALLS = {
     "lrp_epsilon": lambda e, x, t, p: (
         e.explain(x, "lrp", t, convolution="epsilon", epsilon=p["epsilon"], fold_batch_normalization=False).cells
     ),
+    "gradcam": lambda e, x, t, p: _activation_map(e, "grad_cam", x, t, p),
+    "gradcam_pp": lambda e, x, t, p: _activation_map(e, "grad_cam_plus_plus", x, t, p),
+    "attention_rollout": lambda e, x, t, p: _rollout(e, x, p, None)["rollout"],
+    "attention_rollout_cls": lambda e, x, t, p: _rollout(e, x, p, True)["tokens"],
+    "attention_rollout_mean": lambda e, x, t, p: _rollout(e, x, p, False)["tokens"],
     "occlusion_rows": lambda e, x, t, p: e.explain(x, "occlusion", t, along=p["axis"], fill="baseline").units,
     "r5_saliency_analytic": lambda e, x, t, p: e.explain(x, "subcarrier_saliency", t).tones.mean(axis=0),
 }

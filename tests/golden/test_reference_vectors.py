@@ -28,7 +28,8 @@ ALL_CASES = {
 OFFERED = {
     "forward", "activation", "score", "gradient", "saliency", "input_x_gradient", "integrated_gradients",
     "integrated_gradients_delta", "guided_backprop", "deconvolution", "deeplift", "deeplift_delta", "lrp_epsilon",
-    "occlusion_rows", "r5_saliency_analytic", "smoothgrad", "vargrad",
+    "occlusion_rows", "r5_saliency_analytic", "smoothgrad", "vargrad", "gradcam", "gradcam_pp", "attention_rollout",
+    "attention_rollout_cls",
 }  # fmt: skip
 
 

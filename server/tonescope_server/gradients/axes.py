@@ -283,7 +283,9 @@ def _recurrent(node: ir.Node, value: ir.Value, found: Known) -> list[Axis]:
 
 def _regrouped(node: ir.Node, value: ir.Value, found: Known) -> list[Axis]:
     """Hand the factors of the operand's axes out to the result's, from the last on; the first takes what is left."""
-    left = [unit for axis in _operand(node, 0, found) for unit in _units(axis) if unit.size != 1]
+    left = [
+        unit for axis in _operand(node, 0, found) for unit in _units(axis) if unit.size != 1 or unit.parts[0].axis == 0
+    ]
     dims = _completed(_dims(value), left)
     result: list[Axis] = []
     for size in reversed(dims[1:]):
@@ -318,9 +320,14 @@ def _factors(units: Sequence[Axis], size: int | None) -> Axis:
 def _taken(left: list[Axis], size: int | None) -> list[Axis] | None:
     """Take factors of a length off the end, the last one split where it is longer; None where they do not fit.
 
-    Of a split factor the outer part still runs along the input, by larger steps; the inner one only within a step.
+    Of a split factor the outer part still runs along the input, by larger steps; the inner one only within a step. A
+    length that is known at run time only is that of a factor that is, times those after it.
     """
     taken: list[Axis] = []
+    if size is None:
+        while left and not any(unit.size is None for unit in taken):
+            taken.insert(0, left.pop())
+        return taken if any(unit.size is None for unit in taken) else None
     missing = size
     while missing is not None and missing > 1 and left:
         unit = left.pop()

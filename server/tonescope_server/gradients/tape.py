@@ -234,11 +234,17 @@ class Tape:
             gradient.type = value.type
             self._named(f"jacobian:{number}", gradient, [count, *self._sizes(value)])
 
-    def score(self) -> Var:
-        """Evaluate the model and the target at ``x``, without a backward pass."""
+    def score(self, *, outputs: bool = False) -> Var:
+        """Evaluate the model and the target at ``x``, without a backward pass.
+
+        Args:
+            outputs: name the model's outputs too, as a method's plan must.
+        """
         self._once()
         score, _ = self._scored(self._model_outputs)
         self._named("score", score, [None])
+        if outputs:
+            self._name_outputs(self._model_outputs)
         return Var(self, score, ())
 
     def predict(self) -> None:
@@ -252,7 +258,7 @@ class Tape:
         return self.values(names)
 
     def values(self, names: Sequence[str]) -> list[Var]:
-        """Return internal values at ``x``, beside whatever the model is evaluated for; names as for activations."""
+        """Return internal values at ``x``; to be asked for before the model is evaluated, which renames its outputs."""
         values = values_by_name(self._graph)
         return [self._var(v, v) for v in (named(values, name) for name in names)]
 

@@ -145,6 +145,10 @@ class Method(Protocol):
         """
 
     @property
+    def sums_to_one(self) -> bool:
+        """Whether its values are shares of one by the method's definition, as attention is; others are never scaled."""
+
+    @property
     def Parameters(self) -> type[Parameters]:  # noqa: N802  it names a class
         """Its parameters."""
 
@@ -168,6 +172,7 @@ class GraphMethod:
     requirement: ClassVar[Requirement] = Requirement.GRADIENTS
     complete: ClassVar[bool] = False
     resolves_tones: ClassVar[bool] = True
+    sums_to_one: ClassVar[bool] = False
     Parameters: ClassVar[type[Parameters]] = Parameters
     rule_set: ClassVar[str] = "standard"
     uses_previous: ClassVar[bool] = False
@@ -249,6 +254,7 @@ class ProceduralMethod:
     requirement: ClassVar[Requirement] = Requirement.PREDICTIONS
     complete: ClassVar[bool] = False
     resolves_tones: ClassVar[bool] = True
+    sums_to_one: ClassVar[bool] = False
     Parameters: ClassVar[type[Parameters]] = Parameters
     uses_previous: ClassVar[bool] = False
 

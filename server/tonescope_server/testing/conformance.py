@@ -205,6 +205,8 @@ def _finite(case: _Case) -> Iterator[str]:
 
 def _unscaled(case: _Case) -> Iterator[str]:
     """Refuse values that were scaled by themselves: then windows can no longer be compared or averaged."""
+    if case.method.sums_to_one:
+        return
     for name in ("cells", "tones"):
         array = getattr(case.result, name)
         if array is None:

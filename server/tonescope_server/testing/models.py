@@ -26,9 +26,17 @@ def tiny_models() -> Mapping[str, Model]:
     - ``conv_2d``: an image of 1 × 8 × 12, with batch normalisation and max pooling;
     - ``scrambled``: declared 10 × 5 and called tones by frames, but written frame by frame; smooth;
     - ``mlp``: 12 features without frames; smooth, a regression;
+    - ``attention``: 5 frames of 10 tones as tokens, two layers of attention in two heads; smooth;
     - ``complex``: 4 frames of I and Q of two antenna links on 56 tones, some of them null tones; smooth.
     """
-    makers = {"conv_1d": _conv_1d, "conv_2d": _conv_2d, "scrambled": _scrambled, "mlp": _mlp, "complex": _complex}
+    makers = {
+        "conv_1d": _conv_1d,
+        "conv_2d": _conv_2d,
+        "scrambled": _scrambled,
+        "mlp": _mlp,
+        "attention": _attention,
+        "complex": _complex,
+    }
     return {name: _loaded(name, *make()) for name, make in makers.items()}
 
 
@@ -68,6 +76,20 @@ class _Net:
 
     def conv(self, x: ir.Value, *kernel: int, **attributes: Any) -> ir.Value:
         return self.op("Conv", x, self.weights(*kernel), self.weights(kernel[0]), **attributes)
+
+    def attention(self, x: ir.Value, inputs: int, *, steps: int) -> ir.Value:
+        """Attend along the first axis in two heads of two: ``(batch, steps, inputs)`` → ``(batch, steps, 4)``."""
+        split, joined = (self.constant(np.array(shape)) for shape in ([0, steps, 2, 2], [0, steps, 4]))
+        parts = [
+            self.op("Reshape", self.op("MatMul", x, self.op("Transpose", self.weights(4, inputs))), split)
+            for _ in range(3)
+        ]
+        turns = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
+        queries, keys, values = (self.op("Transpose", p, perm=turn) for p, turn in zip(parts, turns, strict=True))
+        scores = self.op("Mul", self.op("MatMul", queries, keys), self.constant(np.float32(0.25)))
+        weights = self.op("Softmax", scores, axis=-1)
+        mixed = self.op("Transpose", self.op("MatMul", weights, values), perm=[0, 2, 1, 3])
+        return self.op("Reshape", mixed, joined)
 
     def model(self, **outputs: tuple[ir.Value, int]) -> ir.Model:
         for name, (value, size) in outputs.items():
@@ -140,6 +162,22 @@ def _mlp() -> tuple[ir.Model, str]:
         """
         input = { cell_order = "feature" }
         outputs = [{ name = "keypoints", kind = "regression" }]
+    """,
+    )
+
+
+def _attention() -> tuple[ir.Model, str]:
+    net = _Net(5, 10, seed=2)
+    first = net.op("Tanh", net.attention(net.x, 10, steps=5))
+    second = net.op("Add", first, net.attention(first, 4, steps=5))
+    pooled = net.op("ReduceMean", second, net.constant(np.array([1])), keepdims=0)
+    return (
+        net.model(logits=(net.dense(pooled, 4, 3), 3)),
+        """
+        input = { cell_order = "frame_tone" }
+        window = { frames = 5 }
+        tones = { layout = "unknown_10" }
+        outputs = [{ name = "logits", kind = "logits" }]
     """,
     )
 
