@@ -79,9 +79,9 @@ def test_fresh_draws_of_any_initialiser_are_hardly_ever_taken_for_trained(family
     assert accused <= 14
 
 
-@pytest.mark.parametrize(("family", "learnt"), [("PyTorch's uniform", 0.3), ("Keras' and Flax' cut normal", 0.7)])
+@pytest.mark.parametrize(("family", "learnt"), [("PyTorch's uniform", 0.3), ("Keras' and Flax' cut normal", 1.2)])
 def test_what_training_leaves_on_a_fresh_draw_is_seen(family, learnt):
-    """The share of the spread that three thousand weights must have learnt; a cut normal soon looks like a whole one."""
+    """The share of the spread that is learnt, of three thousand weights; a cut normal first looks like a whole one."""
     rng = np.random.default_rng(0)
     for _ in range(20):
         weights = FAMILIES[family](rng, 3000)
