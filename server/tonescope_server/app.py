@@ -35,6 +35,7 @@ from tonescope_server.services.interceptors import ErrorInterceptor
 from tonescope_server.services.method import MethodService
 from tonescope_server.services.metrics import serve_metrics
 from tonescope_server.services.model import ModelService, StoreWatch
+from tonescope_server.services.tracebacks import bounded_traceback
 
 log = structlog.get_logger("tonescope.app")
 
@@ -264,14 +265,14 @@ def _spare_the_collector() -> None:
 
 
 def configure_logging(config: Config) -> None:
-    """Send logs to stderr, for people or for machines."""
+    """Send logs to stderr, for people or for machines; an exception is one event of bounded size in both."""
     console = config.log_format == "console"
     renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if console else [structlog.processors.dict_tracebacks]),
+            bounded_traceback,
             renderer if console else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(config.log_level.upper())),
