@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tonescope_server.models.model import Model
-from tonescope_server.types import FloatArray, Prediction
+from tonescope_server.types import BoolArray, FloatArray, IntArray, Prediction
 
 OUTPUT = "output:"
 
@@ -23,7 +23,7 @@ class PredictionReader:
         self._is_regression = meaning.kind == "regression"
         self._names = tuple(meaning.class_names)
         self._temperature = None if meaning.kind == "probabilities" else meaning.temperature
-        self._trained = meaning.trained_classes
+        self._trained = frozenset(meaning.trained_classes)
 
     def __call__(self, results: Mapping[str, npt.NDArray[Any]]) -> Prediction:
         """Read a batch's predictions."""
@@ -33,5 +33,10 @@ class PredictionReader:
         if self._is_regression:
             return Prediction(outputs, scores)
         classes = scores.argmax(axis=1)
-        untrained = ~np.isin(classes, self._trained) if self._trained else None
-        return Prediction(outputs, scores, classes, self._names, self._temperature, untrained)
+        return Prediction(outputs, scores, classes, self._names, self._temperature, self._untrained(classes))
+
+    def _untrained(self, classes: IntArray) -> BoolArray | None:
+        if not self._trained:
+            return None
+        # In plain numbers: np.isin takes half as long as a small network does to explain a window.
+        return np.array([index not in self._trained for index in classes.tolist()], np.bool_)
