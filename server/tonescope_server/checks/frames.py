@@ -43,6 +43,8 @@ def check_fields(series: Series, table: ToneTable) -> tuple[list[Finding], Serie
         if not only_here.any():
             continue
         ours = zero[:, only_here].all(axis=1)
+        if ours.all():
+            continue  # then none is of the other field
         theirs = ~zero[:, only_here].any(axis=1) & zero[:, (certain_nulls(other)[: len(table)])].all(axis=1)
         shares = ours.mean(), theirs.mean()
         if min(shares) >= FEWEST_OF_A_KIND and sum(shares) >= 1 - FEWEST_OF_A_KIND:

@@ -58,6 +58,8 @@ def check_frames(series: Series, declared: Declared) -> list[Finding]:
     rows = series.rows[live]
     z = (series.amplitude[:, live] - declared.mean[rows]) / (declared.std[rows] + declared.eps)
     mean, std = _middle(z)
+    if _is_fine(mean, std):
+        return []
     ratio = float(np.median(np.median(series.amplitude[:, live], axis=0) / np.maximum(declared.mean[rows], 1e-9)))
     remedy = (
         f"the amplitudes are {ratio:.3g} x those of the training: measure mean and std on this receiver, take the gain "
@@ -79,8 +81,12 @@ def _middle(values: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> tuple
     return sign * float(np.median(np.abs(means))), float(np.median(values.std(axis=0)))
 
 
+def _is_fine(mean: float, std: float) -> bool:
+    return abs(mean) <= LARGEST_MEAN and STD_RANGE[0] <= std <= STD_RANGE[1]
+
+
 def _off(mean: float, std: float, series: Series, remedy: str) -> list[Finding]:
-    if abs(mean) <= LARGEST_MEAN and STD_RANGE[0] <= std <= STD_RANGE[1]:
+    if _is_fine(mean, std):
         return []
     message = (
         f"the median tone has mean {mean:.3g} and standard deviation {std:.3g} once normalised; z-scores have about "

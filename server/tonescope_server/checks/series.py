@@ -135,7 +135,7 @@ def series_of(frames: Iterable[Frame | Skipped]) -> list[Series]:
     made = []
     for (node, transmitter, shape), alike in found.items():
         # All at once: taken one by one, the frames of a live stream would cost as much as all that is checked of them.
-        values = np.stack([frame.values for frame in alike])
+        values = np.concatenate([frame.values for frame in alike]).reshape(len(alike), *shape)
         amplitude = (np.abs(values) if values.dtype.kind == "c" else values).astype(np.float32, copy=False)
         by_antenna = amplitude.reshape(len(alike), -1, shape[-1]).swapaxes(0, 1)
         made += [_series((node, transmitter, rx, shape[-1]), rows, alike) for rx, rows in enumerate(by_antenna)]

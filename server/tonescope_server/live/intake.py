@@ -94,6 +94,7 @@ class Intake:
     def frames(self, frames: Iterable[Frame | Undecodable], now: float) -> list[Job]:
         """Take frames in; return the windows that they complete."""
         jobs: list[Job] = []
+        fresh: list[Frame] | None = None if self._samples is None else []
         for frame in frames:
             self._received += 1
             if isinstance(frame, Undecodable):
@@ -101,9 +102,11 @@ class Intake:
                 continue
             jobs += [
                 self._job_of(window, now)
-                for window in self._push(frame)
+                for window in self._push(frame, fresh)
                 if not self._answered_before(window.node_id, window.last_sequence)
             ]
+        if self._samples is not None and fresh:
+            self._samples.note(fresh)
         self._report_skipped()
         return jobs
 
@@ -147,12 +150,13 @@ class Intake:
             duplicates=counts.duplicates,
         )
 
-    def _push(self, frame: Frame) -> list[Window]:
+    def _push(self, frame: Frame, fresh: list[Frame] | None) -> list[Window]:
+        """Return the windows that a frame completes; note it in ``fresh`` where it is not dropped."""
         counts = self._windower.counts
         dropped = counts.duplicates + counts.reordered
         windows = self._windower.push(frame)
-        if self._samples is not None and counts.duplicates + counts.reordered == dropped:
-            self._samples.frame(frame)
+        if fresh is not None and counts.duplicates + counts.reordered == dropped:
+            fresh.append(frame)
         if self._normalise.observes:
             for key, row in self._windower.taken:
                 self._normalise.observe(row, key)

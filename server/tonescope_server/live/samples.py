@@ -7,6 +7,7 @@ This is on the way of every frame, window and answer, so it keeps references and
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,17 +86,19 @@ class Samples:
         """Count the nodes that windows come from."""
         return len(self._windows)
 
-    def frame(self, frame: Frame) -> None:
-        """Take note of a frame that was not dropped."""
-        key = frame.node_id, frame.transmitter
-        kept = self._frames.get(key)
-        if kept is None:
-            if len(self._frames) >= MOST_KEYS:
-                return
-            kept = self._frames[key] = deque(maxlen=FRAMES)
-        if frame.values.size <= LARGEST_FRAME:
-            kept.append(frame)
-            self.frames_since += 1
+    def note(self, frames: Iterable[Frame]) -> None:
+        """Take note of frames that were not dropped: a message's at once, which costs a third of one by one."""
+        kept_of = self._frames
+        for frame in frames:
+            key = frame.node_id, frame.transmitter
+            kept = kept_of.get(key)
+            if kept is None:
+                if len(kept_of) >= MOST_KEYS:
+                    continue
+                kept = kept_of[key] = deque(maxlen=FRAMES)
+            if frame.values.size <= LARGEST_FRAME:
+                kept.append(frame)
+                self.frames_since += 1
 
     def window(self, values: npt.NDArray[Any], node: int) -> None:
         """Take note of a window that came as such: its values as sent, whether or not they fit the model."""

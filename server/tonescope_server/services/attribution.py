@@ -226,7 +226,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
             if said is Said.WINDOWS:
                 return intake.take(map(window_of, message.windows.windows), now)
             frames = message.frames.frames
-            return intake.frames((frame_of(frame, decoders, default_format) for frame in frames), now)
+            return intake.frames([frame_of(frame, decoders, default_format) for frame in frames], now)
 
         return receive
 

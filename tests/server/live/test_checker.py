@@ -38,7 +38,7 @@ def checker(people):
 def send(checker, series, span=slice(None)):
     for i in range(len(series))[span]:
         time_ns = int(1e9 * series.time_s[i])
-        checker.samples.frame(Frame(series.amplitude[i], series.node_id, sequence=i, capture_time_ns=time_ns))
+        checker.samples.note([Frame(series.amplitude[i], series.node_id, sequence=i, capture_time_ns=time_ns)])
 
 
 def codes(found):
@@ -50,7 +50,7 @@ def test_looks_come_soon_and_then_ever_more_seldom(checker, declared):
     values = clean_frames(0, declared).series[0].amplitude
     looks = []
     for i in range(22 * FIRST_FRAMES + 3 * FRAMES_APART):
-        one.samples.frame(Frame(values[i % len(values)], 1, sequence=i))
+        one.samples.note([Frame(values[i % len(values)], 1, sequence=i)])
         if one.due:
             one.begin()()
             looks.append(i + 1)
@@ -63,10 +63,10 @@ def test_with_several_nodes_as_many_more_frames_are_waited_for(checker, declared
     series = clean_frames(0, declared).series
     for i in range(FIRST_FRAMES - 1):
         for each in series:
-            one.samples.frame(Frame(each.amplitude[i], each.node_id, sequence=i))
+            one.samples.note([Frame(each.amplitude[i], each.node_id, sequence=i)])
     assert not one.due
     for each in series:
-        one.samples.frame(Frame(each.amplitude[-1], each.node_id, sequence=FIRST_FRAMES))
+        one.samples.note([Frame(each.amplitude[-1], each.node_id, sequence=FIRST_FRAMES)])
     assert one.due
     one.begin()
     assert not one.due
@@ -112,7 +112,7 @@ def test_numbers_that_are_none_are_left_out(checker, declared):
     one = checker()
     series = clean_frames(4, declared).series[0]
     send(one, series)
-    one.samples.frame(Frame(np.full(64, np.nan, np.float32), 1, sequence=9000))
+    one.samples.note([Frame(np.full(64, np.nan, np.float32), 1, sequence=9000)])
     cells = clean_windows(4, declared).windows
     for each in (*cells[:20], np.full_like(cells[0], np.inf)):
         one.samples.window(each, 2)

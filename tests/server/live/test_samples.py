@@ -19,8 +19,7 @@ def frame(i: int, node: int = 1, tones: int = 56, transmitter: str = "") -> Fram
 def test_the_latest_frames_of_each_node_and_transmitter_are_kept_in_order() -> None:
     kept = Samples(224)
     for i in range(3 * FRAMES):
-        kept.frame(frame(i, node=i % 2))
-        kept.frame(frame(i, node=0, transmitter="b"))
+        kept.note([frame(i, node=i % 2), frame(i, node=0, transmitter="b")])
     by_key: dict[tuple[int, str], list[int | None]] = {}
     for each in kept.frames():
         by_key.setdefault((each.node_id, each.transmitter), []).append(each.sequence)
@@ -76,7 +75,7 @@ def test_whatever_a_sender_invents_memory_stays_bounded(invents) -> None:
     for i in range(50_000):
         node, tones = (i if invents == "nodes" else 1), (64 + i % 5000 if invents == "lengths" else 64)
         values = np.zeros(min(tones, samples.LARGEST_FRAME + 1), np.float32)
-        kept.frame(Frame(values, node, f"{i}" if invents == "transmitters" else "", sequence=i))
+        kept.note([Frame(values, node, f"{i}" if invents == "transmitters" else "", sequence=i)])
         kept.window(np.zeros((56, 4), np.float32), node)
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
