@@ -18,7 +18,6 @@ CONFIDENCE_OFF = "CONFIDENCE_OFF"
 FEWEST_WINDOWS = 32
 FEWEST_OF_EITHER = 8  # right and wrong predictions: fewer cannot be ranked
 SIGNIFICANT = 0.01
-UNRELATED = 0.05  # a p-value above it: no evidence that confidence rises with being right
 LARGEST_ERROR = 0.1  # expected calibration error
 BINS = 10
 DRAWS = 1000
@@ -59,9 +58,11 @@ def check_variety(classes: IntArray, names: Sequence[str] = (), node_id: int | N
 def check_confidence(confidence: npt.NDArray[np.floating], right: BoolArray, *, every: int = 1) -> list[Finding]:
     """Compare confidence with correctness, where labels are known.
 
-    Confidence is *unrelated* where right predictions are not given more of it than wrong ones (Spearman's rank
-    correlation, one-sided), and *off* where it differs from the share of right ones by more than sampling allows (the
-    expected calibration error, against ``DRAWS`` sets of outcomes drawn with the stated confidences).
+    Confidence is *unrelated* where it ranks right predictions above wrong ones less well than it would if it were what
+    it says it is (Spearman's correlation, against ``DRAWS`` sets of outcomes drawn with the stated confidences, their
+    log odds all shifted alike to the share that is right), and *off* where it differs from the share of right ones by
+    more than sampling allows (the expected calibration error, against sets drawn with the stated confidences). Where
+    confidences hardly differ, nothing can be told of the first.
 
     Args:
         confidence: probability of the predicted class, ``[n_windows]``.
@@ -92,26 +93,62 @@ def calibration_error(confidence: Float64Array, right: npt.NDArray[np.bool_]) ->
 def _unrelated(confidence: Float64Array, right: BoolArray) -> list[Finding]:
     if min(right.sum(), (~right).sum()) < FEWEST_OF_EITHER or np.ptp(confidence) == 0:
         return []
-    from scipy.stats import spearmanr  # a third of the daemon's start, which no stream without labels asks for
-
-    found = spearmanr(confidence, right, alternative="greater")
-    if found.pvalue <= UNRELATED:
+    ranks = _ranks(confidence)
+    found = float(_correlation(ranks, right[None])[0])
+    drawn = _correlation(ranks, _drawn(_shifted(confidence, float(right.mean()))))
+    p_value = (1 + int((drawn <= found).sum())) / (1 + DRAWS)
+    if p_value > SIGNIFICANT:
         return []
+    expected = float(np.median(drawn))
     message = (
-        f"confidence does not track correctness: Spearman {found.statistic:.2f} (p = {found.pvalue:.2g} for higher "
-        f"where right) over {len(right)} windows, {right.mean():.0%} of them right"
+        f"confidence does not track correctness as it should: Spearman {found:.2f} over {len(right)} windows, "
+        f"{right.mean():.0%} of them right, where what it says would give {expected:.2f} (p = {p_value:.2g})"
     )
-    figures = {"spearman": float(found.statistic), "p_value": float(found.pvalue), "accuracy": float(right.mean())}
+    figures = {"spearman": found, "expected": expected, "p_value": p_value, "accuracy": float(right.mean())}
     remedy = "do not sort or filter answers by confidence"
     return [Finding(CONFIDENCE_UNRELATED, Severity.WARNING, message, remedy, figures)]
+
+
+def _drawn(confidence: Float64Array) -> BoolArray:
+    """Draw outcomes that are right as often as they are said to be, ``[DRAWS, n]``; always the same ones."""
+    outcomes: BoolArray = np.random.Generator(np.random.Philox(key=1)).random((DRAWS, len(confidence))) < confidence
+    return outcomes
+
+
+def _ranks(values: Float64Array) -> Float64Array:
+    """Return ranks about zero; equal values share theirs."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(count) - (count - 1) / 2)[place]
+    centred: Float64Array = ranks - ranks.mean()
+    return centred
+
+
+def _correlation(ranks: Float64Array, right: BoolArray) -> Float64Array:
+    """Return Spearman's correlation with each set of outcomes, ``[sets]``; 0 where all are alike."""
+    share = right.mean(axis=1)
+    scale = np.sqrt(np.square(ranks).mean() * share * (1 - share))
+    product = right @ ranks / len(ranks)
+    correlation: Float64Array = np.divide(product, scale, out=np.zeros(len(right)), where=scale > 0)
+    return correlation
+
+
+def _shifted(confidence: Float64Array, share: float) -> Float64Array:
+    """Move all log odds alike, until the mean confidence is the share that is right."""
+    from scipy.optimize import brentq
+
+    odds = np.log(np.clip(confidence, 1e-6, 1 - 1e-6)) - np.log1p(-np.clip(confidence, 1e-6, 1 - 1e-6))
+
+    def moved(by: float) -> Float64Array:
+        return np.asarray(1 / (1 + np.exp(-(odds + by))))
+
+    return moved(float(brentq(lambda by: float(moved(by).mean()) - share, -50, 50)))
 
 
 def _off(confidence: Float64Array, right: BoolArray) -> list[Finding]:
     error = float(calibration_error(confidence, right))
     if error <= LARGEST_ERROR:
         return []
-    drawn = np.random.Generator(np.random.Philox(key=1)).random((DRAWS, len(confidence))) < confidence
-    as_large = int((calibration_error(confidence, drawn) >= error).sum())
+    as_large = int((calibration_error(confidence, _drawn(confidence)) >= error).sum())
     p_value = (1 + as_large) / (1 + DRAWS)
     if p_value > SIGNIFICANT:
         return []

@@ -33,6 +33,7 @@ from tonescope_server.reports.readings import (
     null_share,
     try_readings,
 )
+from tonescope_server.reports.tones.resampling import block_length
 from tonescope_server.types import Prediction
 
 NO_WINDOWS = "NO_WINDOWS"
@@ -293,7 +294,10 @@ def _check_predictions(
     found = [f for f in check_answers(answers, model.manifest, model.cells, sound=sound) if f.code != NULL_TONE_SHARE]
     if windows.labels is None or prediction.class_index is None or prediction.probabilities is None:
         return found
-    return found + check_confidence(prediction.probabilities.max(axis=1), prediction.class_index == windows.labels)
+    confidence, right = prediction.probabilities.max(axis=1), prediction.class_index == windows.labels
+    # Windows that share frames, or follow each other closely, are right and wrong together.
+    every = block_length((right - confidence)[:, None])
+    return found + check_confidence(confidence, right, every=every)
 
 
 def _check_normalisation(
