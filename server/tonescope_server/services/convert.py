@@ -24,6 +24,7 @@ from tonescope_server.errors import (
     DtypeError,
     FrameError,
     InvalidInputError,
+    ParameterError,
     ProtocolError,
     ShapeError,
     TargetError,
@@ -219,8 +220,19 @@ def _difference(message: attribution_pb2.Target.Difference) -> Target:
 
 
 def parameters_of(message: struct_pb2.Struct) -> dict[str, Any]:
-    """Return a method's parameters as plain values; numbers are floats, as JSON has them."""
-    return dict(json_format.MessageToDict(message))
+    """Return a method's parameters as plain values; numbers are floats, as JSON has them.
+
+    Raises:
+        ParameterError: one that holds NaN or infinity.
+    """
+    return {name: _parameter(name, value) for name, value in message.fields.items()}
+
+
+def _parameter(name: str, value: struct_pb2.Value) -> Any:
+    try:
+        return json_format.MessageToDict(value)
+    except (ValueError, json_format.SerializeToJsonError) as error:  # JSON has neither of them
+        raise ParameterError(f"parameter {_short(name)}: expected finite numbers, got NaN or infinity") from error
 
 
 def struct_of(values: Mapping[str, Any]) -> struct_pb2.Struct:
