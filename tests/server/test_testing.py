@@ -168,6 +168,27 @@ class OddRequirement(Gradient):
     requirement = "luck"
 
 
+class StopsShort(Good):
+    """Refines, and never gets to its answer."""
+
+    def refine(self, model, windows, parameters):
+        found = self.attribute(model, windows, parameters)
+        yield plugin.Estimate(found.cells / 2)
+
+
+class SureOfOneSample(Good):
+    """Samples, and does not say of its first estimate that it is one sample."""
+
+    def attribute(self, model, windows, parameters):
+        *_, last = self.refine(model, windows, parameters)
+        return last
+
+    def refine(self, model, windows, parameters):
+        found = super().attribute(model, windows, parameters)
+        yield found
+        yield plugin.Estimate(found.cells, standard_error=folded(found.cells, windows) * 0, batches=2)
+
+
 class NeverApplies(Good):
     def attribute(self, model, windows, parameters):
         raise MethodNotApplicableError("not this one either")
@@ -226,6 +247,8 @@ BROKEN = {
     "batch: on mlp: cells of window": CentredOnTheBatch(),
     "determinism: on mlp: cells differ when asked again": Random(),
     "memory: on mlp: cells with {'factor': 3.0} depend on what was asked before": WithParameter(),
+    "progress: on conv_1d: cells of the last estimate are not": StopsShort(),
+    "progress: on conv_1d: an estimate has no standard error yet": SureOfOneSample(),
     "prediction: on scrambled: the prediction it reports": AnchoredElsewhere(),
     "completeness: on conv_1d: its convergence delta is": CalledComplete(),
     "completeness: on mlp: its cells sum to": CalledComplete(),

@@ -51,7 +51,7 @@ def check_method(
     It says what it is; its parameters have defaults, descriptions and a JSON Schema, and others are refused; results
     are finite, of the right shapes and types, and not scaled per window; tones are the sum of their cells; an answer
     depends neither on the rest of the batch, nor on what was asked before, nor on chance; the windows it was given are
-    unchanged; and where it calls itself complete, it is.
+    unchanged; the last estimate of a method that gets better is its answer; and where it calls itself complete, it is.
 
     Args:
         method: the method; it need not be registered.
@@ -284,6 +284,26 @@ def _variants(stated: type[Parameters], given: Mapping[str, Any]) -> Iterator[di
                 yield {name: value}
 
 
+def _progress(case: _Case) -> Iterator[str]:
+    """Ask for what it finds as it gets better: the last has to be the answer, and none to look surer than it is."""
+    x = case.x[:1]
+    updates = [found for found, _ in case.explainer.prepare(case.method.name, None, case.parameters).progress(x)]
+    if not updates:
+        yield "refine() yields nothing"
+        return
+    last = _arrays(updates[-1])
+    for name, array in _arrays(case.ask(x)).items():
+        if name not in last or last[name].tobytes() != array.tobytes():
+            yield f"{name} of the last estimate are not those of the answer"
+            return
+    sampled = [found.standard_error is not None for found in updates]
+    if any(sampled) and not all(yet or found.batches is not None for yet, found in zip(sampled, updates, strict=True)):
+        yield "an estimate has no standard error yet, and does not say so: give 'batches' with every estimate"
+    spent = [found.evaluations for found in updates]
+    if spent != sorted(spent):
+        yield f"the evaluations it has spent fall: {spent}"
+
+
 def _prediction(case: _Case) -> Iterator[str]:
     """Compare what is reported beside the attribution with the model itself: a path has to be anchored at ``x``."""
     prediction, score = case.explainer.predict(case.x), case.explainer.score(case.x)
@@ -329,6 +349,7 @@ _CHECKS: Mapping[str, Callable[[_Case], Iterator[str]]] = {
     "batch": _batch,
     "determinism": _determinism,
     "memory": _memory,
+    "progress": _progress,
     "prediction": _prediction,
     "completeness": _completeness,
 }
