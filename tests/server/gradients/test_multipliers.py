@@ -7,6 +7,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
+from scipy import special
 
 from tonescope_server.errors import UnsupportedOperatorError
 from tonescope_server.gradients import differentiable
@@ -160,6 +161,16 @@ def test_near_the_reference_multipliers_are_the_gradient(make_case, name):
     assert far.mean() <= 0.03, (got[far], want[far])  # a maximum, or a choice, may lie within the step
 
 
+@pytest.mark.parametrize("scale", [3, 10, 30])
+@pytest.mark.parametrize("name", ["Attention", "GroupNormalization", "LayerNormalization", "LSTM", "GRU"])
+def test_a_change_between_large_windows_and_zeros_is_split_too(make_case, name, scale):
+    model, shape = model_of(make_case, name)
+    x = random(6, *shape, seed=7) * np.float32(scale)
+    parts, change, scores, _ = split(model, x, np.zeros_like(x))
+    # Attention at scale 30 has logits of some thousands, of which float32 keeps 2⁻²⁴: p is off by some 1e-4 of itself.
+    assert_complete(parts, change, scores, rounding=1e-4 if (name, scale) == ("Attention", 30) else 1e-5)
+
+
 def test_equal_ends_give_the_gradient(make_case):
     for name in ("LSTM", "GRU", "GroupNormalization", "Where", "Max of three"):
         model, shape = model_of(make_case, name)
@@ -181,6 +192,93 @@ def test_a_product_with_zeros_is_split_too(make_case, zeros):
     found = multipliers(model, DEEP_LIFT, x, weights, reference)
     total = ((x - reference) * found["found"]).reshape(2, -1).sum(1)
     np.testing.assert_allclose(total, found["score"] - found["reference_score"], rtol=1e-5, atol=1e-6)
+
+
+def chain(make_case, nodes, shape, constants=None, opset=20):
+    """Make a model of nodes written as ``(operator, operands, results, attributes)``; ``o`` becomes the output."""
+    made = [helper.make_node(op, i.split(" "), o.split(), name=f"node_{o.split()[0]}", **a) for op, i, o, a in nodes]
+    made.append(helper.make_node("Flatten", ["o"], ["y"], axis=1))
+    return make_case(made, shape, constants or {}, dtype=TensorProto.FLOAT, opset=opset)
+
+
+def split(model, x, reference, seed=9):
+    """Return each element's part of a random functional of the output, what they should add up to, and the scores."""
+    weights = random(len(x), outputs(model), seed=seed)
+    found = multipliers(model, DEEP_LIFT, x, weights, reference)
+    parts = (x.astype(np.float64) - reference) * found["found"]
+    scores = np.stack([found["score"], found["reference_score"]]).astype(np.float64)
+    return parts, scores[0] - scores[1], scores, weights
+
+
+def assert_complete(parts, change, scores, rounding=2e-6):
+    """Float32 rounds what is summed to 2⁻²⁴ of itself, some thirty times over."""
+    flat = parts.reshape(len(parts), -1)
+    mass = np.abs(flat).sum(1) + np.abs(scores).sum(0)
+    assert np.isfinite(flat).all()
+    assert (np.abs(flat.sum(1) - change) <= rounding * mass).all(), (flat.sum(1), change, mass)
+
+
+@pytest.mark.parametrize("scale", [1, 15, 40, 200, 1000])
+def test_softmax_is_split_by_logarithmic_means_however_far_its_logits_lie_apart(make_case, scale):
+    """Each part written out, one at a time, in float64."""
+    model = chain(make_case, [("Softmax", "x", "o", {})], (5,))
+    x, reference = random(4, 5, seed=1) * np.float32(scale), random(4, 5, seed=2)
+    parts, change, scores, weights = split(model, x, reference)
+    assert_complete(parts, change, scores, rounding=1e-4 if scale == 1000 else 1e-5)  # logits have 2⁻²⁴ of their size
+    for row in range(4):
+        a, b = x[row].astype(np.float64), reference[row].astype(np.float64)
+        log_p, log_p0 = a - special.logsumexp(a), b - special.logsumexp(b)
+        mean = [(np.exp(s) - np.exp(t)) / (s - t) for s, t in zip(log_p, log_p0, strict=True)]
+        for j in range(5):
+            want = sum(weights[row, i] * mean[i] * ((i == j) - mean[j] / sum(mean)) * (a[j] - b[j]) for i in range(5))
+            assert parts[row, j] == pytest.approx(want, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1, 40, 200])
+@pytest.mark.parametrize("operator", ["LogSoftmax", "ReduceLogSumExp"])
+def test_logarithms_of_sums_are_split_however_far_the_logits_lie_apart(make_case, operator, scale):
+    operands = "x" if operator == "LogSoftmax" else "x a"
+    model = chain(make_case, [(operator, operands, "o", {})], (5,), {} if operator == "LogSoftmax" else AXES)
+    x, reference = random(4, 5, seed=1) * np.float32(scale), random(4, 5, seed=2)
+    assert_complete(*split(model, x, reference)[:3])
+
+
+def test_a_logarithm_of_sums_over_no_axes_is_the_operand(make_case):
+    model = chain(make_case, [("ReduceLogSumExp", "x", "o", {"noop_with_empty_axes": 1})], (3, 4))
+    assert_complete(*split(model, random(4, 3, 4, seed=1), random(4, 3, 4, seed=2))[:3])
+
+
+NORMALISED = {
+    "a quotient by the length": ([("ReduceL2", "x a", "n", {}), ("Max", "n least", "c", {}), ("Div", "x c", "o", {})],
+                                 {**AXES, "least": np.float32(1e-12)}),
+    "the layer's own operator": ([("LayerNormalization", "x s", "o", {"axis": 1, "epsilon": 1e-12})],
+                                 {"s": np.ones(6, np.float32)}),
+    "the root's own operator": ([("RMSNormalization", "x s", "o", {"axis": 1, "epsilon": 1e-12})],
+                                {"s": np.ones(6, np.float32)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NORMALISED)
+def test_a_quotient_is_split_where_the_reference_has_next_to_nothing_below(make_case, name):
+    nodes, constants = NORMALISED[name]
+    model = chain(make_case, nodes, (6,), constants, opset=23)
+    x = random(4, 6, seed=1)
+    parts, change, scores, _ = split(model, x, np.zeros_like(x))
+    assert_complete(parts, change, scores)
+    assert (np.abs(parts).sum(1) <= 20 * np.abs(scores).sum(0) + 20).all()  # and nothing cancels a millionfold
+
+
+def test_a_quotient_between_near_ends_is_split_like_a_product_with_the_mean_reciprocal(make_case):
+    model = chain(make_case, [("Exp", "x", "e", {}), ("Sin", "x", "s", {}), ("Div", "s e", "o", {})], (5,))
+    x = random(4, 5, seed=1)
+    reference = x + np.float32(0.01) * random(4, 5, seed=2)
+    parts, change, scores, weights = split(model, x, reference)
+    assert_complete(parts, change, scores)
+    a, b = x.astype(np.float64), reference.astype(np.float64)
+    by_x = (np.sin(a) - np.sin(b)) * (np.exp(-a) + np.exp(-b)) / 2
+    by_y = (np.exp(-a) - np.exp(-b)) * (np.sin(a) + np.sin(b)) / 2
+    # Both are second-order rules: they differ by the square of the step.
+    np.testing.assert_allclose(parts, weights * (by_x + by_y), atol=1e-4 * np.abs(parts).max())
 
 
 REFUSED = {

@@ -9,8 +9,8 @@ import onnx_ir as ir
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.rule_set import Cotangents
 from tonescope_server.gradients.rule_sets.multipliers.differences import (
-    average,
     difference,
+    quotient,
     ratio,
     unless_small,
 )
@@ -19,17 +19,15 @@ from tonescope_server.gradients.rules.elementwise import required
 
 
 def division(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """A product with the reciprocal: ``Δ(x/y) = Δx·avg(1/y) + x̄·Δ(1/y)``, and ``Δ(1/y) = −Δy/(y·y₀)``."""
+    """``Δ(x/y) = Δx·(y + y₀)/(y² + y₀²) − Δy·(r₀y + ry₀)/(y² + y₀²)``, with r the quotient."""
     g = required(cotangents[0])
     x, y = required(node.inputs[0]), required(node.inputs[1])
     result = node.outputs[0]
-    inverse, inverse_at_reference = ctx.op("Reciprocal", y), ctx.op("Reciprocal", ctx.reference(y))
-    mean = ctx.op("Mul", ctx.op("Add", inverse, inverse_at_reference), ctx.scalar(0.5, y))
-    by_x = ctx.unbroadcast(ctx.op("Mul", g, mean), x, result) if ctx.need(x) else None
-    if not ctx.need(y):
-        return [by_x]
-    slope = ctx.op("Mul", ctx.op("Mul", inverse, inverse_at_reference), average(ctx, x))
-    return [by_x, ctx.unbroadcast(ctx.op("Neg", ctx.op("Mul", g, slope)), y, result)]
+    by_x, by_y = quotient(ctx, (y, ctx.reference(y)), (result, ctx.reference(result)))
+    return [
+        ctx.unbroadcast(ctx.op("Mul", g, by_x), x, result) if ctx.need(x) else None,
+        ctx.unbroadcast(ctx.op("Mul", g, by_y), y, result) if ctx.need(y) else None,
+    ]
 
 
 def power(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:

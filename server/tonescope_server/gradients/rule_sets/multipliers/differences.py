@@ -12,6 +12,10 @@ from tonescope_server.gradients.rules.elementwise import required
 
 # Below this difference a multiplier is the derivative: the quotient would be noise over noise.
 SMALLEST_DIFFERENCE = 1e-10
+# Masks write −∞, or the most negative number there is, where nothing shall be attended to: no difference of such can be
+# worked with. Beyond this, as far as softmax is concerned, all is the same.
+LARGEST = 1e20
+LARGEST_IN_HALF = 1e4
 
 
 def rescale(standard: Rule) -> Rule:
@@ -57,6 +61,12 @@ def difference(ctx: Context, value: ir.Value) -> ir.Value:
     return ctx.op("Sub", value, ctx.reference(value))
 
 
+def bounded(ctx: Context, value: ir.Value) -> ir.Value:
+    """Return a value with what a mask makes of it, −∞ or the least number, as a finite one that can be subtracted."""
+    most = LARGEST_IN_HALF if ctx.dtype(value) == ir.DataType.FLOAT16 else LARGEST
+    return ctx.typed(ctx.op("Clip", value, ctx.scalar(-most, value), ctx.scalar(most, value)), value)
+
+
 def average(ctx: Context, value: ir.Value) -> ir.Value:
     """Return the mean of a value over both ends: the value itself where it does not depend on the input."""
     other = ctx.reference(value)
@@ -74,6 +84,21 @@ def ratio(ctx: Context, above: ir.Value, below: ir.Value, otherwise: ir.Value | 
     safe = ctx.op("Where", small, ctx.op("CastLike", ctx.constant(1.0, "float32"), below), below)
     found = ctx.op("Div", above, safe)
     return found if otherwise is None else ctx.op("Where", small, otherwise, found)
+
+
+def quotient(ctx: Context, y: Sequence[ir.Value], r: Sequence[ir.Value]) -> tuple[ir.Value, ir.Value]:
+    """Return the multipliers of ``r = x/y`` by x and by y, from y and r at the window and at the reference.
+
+    ``Δr = Δx/y − r₀·Δy/y = Δx/y₀ − r·Δy/y₀``: either is exact, and each divides by one end. Weighted by y² and y₀², the
+    end near zero does not count: that of ``x/max(‖x‖, 1e-12)`` at a reference of zeros would make 1e12 times as much of
+    whatever is rounded. Where the ends are near each other both weights are one half.
+    """
+    size = ctx.op("Max", *(ctx.op("Abs", v) for v in y))
+    here, there = (ctx.op("Div", v, size) for v in y)
+    squares = ctx.op("Add", ctx.op("Mul", here, here), ctx.op("Mul", there, there))
+    below = ctx.op("Mul", squares, size)
+    crossed = ctx.op("Add", ctx.op("Mul", r[1], here), ctx.op("Mul", r[0], there))
+    return ctx.op("Div", ctx.op("Add", here, there), below), ctx.op("Neg", ctx.op("Div", crossed, below))
 
 
 def slope(ctx: Context, y: Sequence[ir.Value], x: Sequence[ir.Value], derivative: ir.Value) -> ir.Value:

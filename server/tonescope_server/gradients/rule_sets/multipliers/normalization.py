@@ -1,4 +1,4 @@
-"""Multipliers of normalisations, taken apart: what is centred, times a scale that is a function of a mean square."""
+"""Multipliers of normalisations, taken apart: what is centred, over the root of its mean square."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.rule_set import Cotangents
-from tonescope_server.gradients.rule_sets.multipliers.differences import mean_of, ratio
+from tonescope_server.gradients.rule_sets.multipliers.differences import mean_of, quotient, ratio
 from tonescope_server.gradients.rule_sets.multipliers.reduction import absolute_slope
 from tonescope_server.gradients.rules.elementwise import required
 from tonescope_server.gradients.rules.normalization import mean_variance_axes, neighbour_sums
@@ -17,7 +17,7 @@ MVN_EPSILON = 1e-9
 
 
 def layer_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Taken apart: ``c = x − mean``, ``v = mean c²``, ``y = c·(v + ε)^−½``."""
+    """Taken apart: ``c = x − mean``, ``v = mean c²``, ``y = c/(v + ε)^½``, split as a quotient is."""
     x, scale = _plain(ctx, node)
     if any(c is not None for c in cotangents[1:]):
         raise ctx.unsupported(node, "its results Mean or InvStdDev lead to the output")
@@ -57,20 +57,19 @@ def rms_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Se
 
 
 def lp_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """``x·(1/n)``: n the root of a sum of squares, or a sum of absolute values, its reciprocal rescaled."""
-    g, x = required(cotangents[0]), required(node.inputs[0])
+    """``x/n``: n the root of a sum of squares, or a sum of absolute values; split as a quotient is."""
+    g, x, y = required(cotangents[0]), required(node.inputs[0]), node.outputs[0]
     x0, axes = ctx.reference(x), ctx.ints([ctx.attribute(node, "axis", -1)])
     euclidean = ctx.attribute(node, "p", 2) == 2
     n, n0 = (ctx.op("ReduceL2" if euclidean else "ReduceL1", v, axes, keepdims=1) for v in (x, x0))
-    inverse = ctx.op("Reciprocal", n), ctx.op("Reciprocal", n0)
-    along = ctx.op("ReduceSum", ctx.op("Mul", g, mean_of(ctx, x, x0)), axes, keepdims=1)
-    # Δ(1/n) = −Δn/(n·n₀), and Δn = Σ(x + x₀)Δx/(n + n₀), or Σ Δ|x|.
-    by_norm = ctx.op("Neg", ctx.op("Mul", along, ctx.op("Mul", *inverse)))
+    by_x, by_norm = quotient(ctx, (n, n0), (y, ctx.reference(y)))
+    along = ctx.op("ReduceSum", ctx.op("Mul", g, by_norm), axes, keepdims=1)
+    # Δn = Σ(x + x₀)Δx/(n + n₀), or Σ Δ|x|.
     if euclidean:
-        through = ctx.op("Mul", ctx.op("Div", by_norm, ctx.op("Add", n, n0)), ctx.op("Add", x, x0))
+        through = ctx.op("Mul", ctx.op("Div", along, ctx.op("Add", n, n0)), ctx.op("Add", x, x0))
     else:
-        through = ctx.op("Mul", by_norm, absolute_slope(ctx, x))
-    return [ctx.op("Add", ctx.op("Mul", g, mean_of(ctx, *inverse)), through)]
+        through = ctx.op("Mul", along, absolute_slope(ctx, x))
+    return [ctx.op("Add", ctx.op("Mul", g, by_x), through)]
 
 
 def local_response_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
@@ -122,17 +121,16 @@ def _standardisation(ctx: Context, g: ir.Value, x: ir.Value, x0: ir.Value, axes:
 
 
 def _scaled(ctx: Context, g: ir.Value, c: ir.Value, c0: ir.Value, axes: ir.Value, epsilon: float) -> ir.Value:
-    """Return the multiplier of ``c·(mean c² + ε)^−½`` by c."""
+    """Return the multiplier of ``c/(mean c² + ε)^½`` by c."""
 
-    def inverse_root(value: ir.Value) -> ir.Value:
+    def root(value: ir.Value) -> ir.Value:
         square = ctx.op("ReduceMean", ctx.op("Mul", value, value), axes, keepdims=1)
         shifted = ctx.op("Add", square, ctx.op("CastLike", ctx.constant(epsilon, "float32"), value))
-        return ctx.op("Reciprocal", ctx.op("Sqrt", shifted))
+        return ctx.op("Sqrt", shifted)
 
-    p, p0 = inverse_root(c), inverse_root(c0)
-    # Δp/Δv of p = v^−½ is −p²·p₀²/(p + p₀): written so, no difference of near numbers is divided by another.
-    both = ctx.op("Mul", p, p0)
-    bend = ctx.op("Neg", ctx.op("Div", ctx.op("Mul", both, both), ctx.op("Add", p, p0)))
-    along = ctx.op("ReduceMean", ctx.op("Mul", g, mean_of(ctx, c, c0)), axes, keepdims=1)
-    by_square = ctx.op("Mul", ctx.op("Mul", along, bend), ctx.op("Add", c, c0))
-    return ctx.op("Add", ctx.op("Mul", g, mean_of(ctx, p, p0)), by_square)
+    q, q0 = root(c), root(c0)
+    by_c, by_q = quotient(ctx, (q, q0), (ctx.op("Div", c, q), ctx.op("Div", c0, q0)))
+    # Δq = mean (c + c₀)·Δc / (q + q₀): written so, no difference of near numbers is divided by another.
+    along = ctx.op("ReduceMean", ctx.op("Mul", g, by_q), axes, keepdims=1)
+    by_square = ctx.op("Mul", ctx.op("Div", along, ctx.op("Add", q, q0)), ctx.op("Add", c, c0))
+    return ctx.op("Add", ctx.op("Mul", g, by_c), by_square)
