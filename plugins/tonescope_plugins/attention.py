@@ -289,7 +289,7 @@ def _has_class_token(tape: Tape, keys: Axis, size: int, parameters: Any) -> bool
     if parameters.class_token is not None:
         return bool(parameters.class_token)
     if parameters.tokens is None:
-        return keys.before > 0
+        return bool(keys.before)
     places = {"frame": tape.n_frames, "tone": tape.n_tones, "patch": int(np.prod(_patches(tape, parameters.patch)))}
     return size == places[parameters.tokens] + 1
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from tonescope_server import plugin
@@ -17,6 +18,13 @@ from tonescope_server.gradients.axes import Axes
 from tonescope_server.gradients.grids import along_of, onto_input
 from tonescope_server.gradients.tape import Tape
 from tonescope_server.gradients.variables import Evaluation, Var
+from tonescope_server.types import ResultWarning
+
+
+BLANK = (
+    "nothing in the layer speaks for the target, so that its map is zero everywhere; relu=false shows what speaks against "
+    "it, and the parameter 'layer' names another layer"
+)
 
 
 class ClassActivationParameters(plugin.Parameters):
@@ -37,7 +45,7 @@ class ClassActivation(plugin.GraphMethod):
     the value of its place, whatever its channel, and tones are the sums of their cells. Values are raw, not scaled.
 
     The default layer is the last convolution: the one with the most convolutions before it, so that a residual block's
-    shortcut is not taken for it. Of an activation layer, give the name.
+    shortcut is not taken for it, and whose grid has more than one place. Of an activation layer, give the name.
     """
 
     requirement = plugin.Requirement.LAYER
@@ -87,8 +95,15 @@ class ClassActivation(plugin.GraphMethod):
         return (parameters.relu, parameters.layer is None)
 
     def finish(self, totals: plugin.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
-        """Show the map beside the cells."""
-        return plugin.Estimate(totals["cells"], totals["tones"], maps={"cam": totals["cam"]})
+        """Show the map beside the cells, and say of which windows it is blank."""
+        cam = totals["cam"]
+        blank = np.flatnonzero(~cam.any(axis=tuple(range(1, cam.ndim))))
+        return plugin.Estimate(
+            totals["cells"],
+            totals["tones"],
+            maps={"cam": cam},
+            warnings=tuple(ResultWarning("BLANK_MAP", BLANK, window) for window in blank.tolist()),
+        )
 
 
 class GradCam(ClassActivation):
@@ -196,14 +211,14 @@ def last_convolution(layers: Sequence[plugin.Layer], method: str) -> str:
     depth: dict[str, int] = {}
     best, deepest = "", 0
     for layer in layers:
-        is_convolution = layer.op_type == "Conv" and len(layer.shape) in (3, 4)
+        is_convolution = layer.op_type == "Conv" and len(layer.shape) in (3, 4) and set(layer.shape[2:]) != {1}
         depth[layer.name] = max((depth.get(name, 0) for name in layer.reads), default=0) + is_convolution
         if is_convolution and depth[layer.name] >= deepest:
             best, deepest = layer.name, depth[layer.name]
     if not best:
         raise MethodNotApplicableError(
-            f"method '{method}': the model has no convolution in one or two dimensions; name another layer with the "
-            "parameter 'layer'"
+            f"method '{method}': the model has no convolution with a grid in one or two dimensions; name another layer "
+            "with the parameter 'layer'"
         )
     return best
 
@@ -216,17 +231,36 @@ def channels_first(tape: Tape, found: Evaluation, layer: str, method: str) -> tu
     """
     axes = tape.axes(found.at)
     others = [i for i, axis in enumerate(axes) if i and not axis.grid]
-    channels = others[0] if others else 1
-    grid = [i for i in range(1, len(axes)) if i != channels]
+    channels = 1 if 1 in others or not others else others[0]
+    flat = [i for i in others if i != channels and axes[i].size == 1]  # an axis that a kernel as long has used up
+    grid = [i for i in range(1, len(axes)) if i != channels and i not in flat]
     along = along_of([axes[i] for i in grid])
-    if len(others) > 1 or not 1 <= len(along) <= 2 or len(set(along)) != len(along) or axes[0].parts[0].axis != 0:
+    if (
+        len(others) - len(flat) > 1
+        or not 1 <= len(along) <= 2
+        or len(set(along)) != len(along)
+        or axes[0].parts[0].axis != 0
+    ):
         raise MethodNotApplicableError(
             f"method '{method}', layer '{layer}': expected (batch, channels, *grid), with a grid along one or two "
             f"axes of the input, got (batch, {', '.join(map(str, found.at.shape))}) along axes {along or 'none'}; "
             "name another layer with the parameter 'layer'"
         )
     order = [0, channels, *grid]
-    return _turned(found.at, order), _turned(found.gradient, order), tuple(axes[i] for i in grid)
+    at, gradient = (_turned(_without(var, flat), _without_places(order, flat)) for var in (found.at, found.gradient))
+    return at, gradient, tuple(axes[i] for i in grid)
+
+
+def _without(var: Var, flat: Sequence[int]) -> Var:
+    if not flat:
+        return var
+    squeezed = var.tape.context.op("Squeeze", var.value, var.tape.context.ints(flat))
+    squeezed.type = var.value.type
+    return Var(var.tape, squeezed, tuple(size for i, size in enumerate(var.shape, start=1) if i not in flat))
+
+
+def _without_places(order: Sequence[int], flat: Sequence[int]) -> list[int]:
+    return [i - sum(gone < i for gone in flat) for i in order]
 
 
 def _turned(var: Var, order: Sequence[int]) -> Var:

@@ -35,25 +35,36 @@ class Axis:
 
     Attributes:
         parts: the factors; several where axes were merged, as those of an image are in a row of patches.
-        before: entries before them.
-        after: entries after them.
+        before: entries before them; None as long as their number is not known.
+        after: entries after them; likewise.
     """
 
     parts: tuple[Part, ...]
-    before: int = 0
-    after: int = 0
+    before: int | None = 0
+    after: int | None = 0
 
     @property
     def size(self) -> int | None:
         """Its length; None where that is known at run time only."""
         sizes = [p.size for p in self.parts]
-        return None if None in sizes else prod(s or 0 for s in sizes) + self.before + self.after
+        if self.before is None or self.after is None or None in sizes:
+            return None
+        return prod(s or 0 for s in sizes) + self.before + self.after
 
     @property
-    def grid(self) -> tuple[tuple[int, int], ...]:
-        """The input's axes that it runs along and its length along each; () where any of it runs along none."""
-        found = [(p.axis, p.size) for p in self.parts if p.axis and p.size is not None]
-        return tuple(found) if len(found) == len(self.parts) else ()
+    def is_plain(self) -> bool:
+        """Whether it is one factor, with nothing around it."""
+        return len(self.parts) == 1 and self.before == 0 == self.after
+
+    @property
+    def grid(self) -> tuple[tuple[int, int | None], ...]:
+        """The input's axes that it runs along and its length along each; () where any of it runs along none.
+
+        A length that is known at run time only is None; there is none such among several factors.
+        """
+        found = [(p.axis, p.size) for p in self.parts if p.axis and (p.size is not None or self.is_plain)]
+        known = self.before is not None and self.after is not None
+        return tuple(found) if known and len(found) == len(self.parts) else ()
 
 
 Axes = tuple[Axis, ...]
@@ -93,8 +104,19 @@ def _nothing(value: ir.Value) -> list[Axis]:
 
 
 def _agreeing(axis: Axis, size: int | None) -> Axis:
-    """Return the axis where its length is the value's, as shape inference has it; else one that runs along nothing."""
-    return axis if axis.size == size or None in (axis.size, size) else _other(size)
+    """Return the axis where its length is the value's, as shape inference has it; else one that runs along nothing.
+
+    What was open is settled by that length.
+    """
+    if size is not None and axis.size is None:
+        parts = prod(p.size or 0 for p in axis.parts)
+        if axis.is_plain:
+            return Axis((Part(axis.parts[0].axis, size),))
+        if parts and axis.before is None and axis.after is not None and size >= parts + axis.after:
+            return Axis(axis.parts, size - parts - axis.after, axis.after)
+        if parts and axis.after is None and axis.before is not None and size >= parts + axis.before:
+            return Axis(axis.parts, axis.before, size - parts - axis.before)
+    return axis if axis.size == size or size is None else _other(size)
 
 
 def _traced(axis: Axis) -> bool:
@@ -124,18 +146,19 @@ def _attribute(node: ir.Node, name: str, default: Any) -> Any:
     return default if attribute is None else attribute.value
 
 
-def _merged(axes: Iterable[Axis], size: int | None) -> Axis:
+def _merged(axes: Sequence[Axis], size: int | None) -> Axis:
     """Return the axis that several operands share: what those say of it that say anything, where they agree."""
-    alike = [axis for axis in axes if axis.size == size or (size is None and axis.size != 1)]
-    said = {axis for axis in alike if _traced(axis)}
-    return said.pop() if len(said) == 1 else next((_other(axis.size) for axis in alike), _other(size))
+    longest = size if size is not None else max((axis.size or 0 for axis in axes), default=0)
+    fit = [axis for axis in axes if axis.size is None or axis.size == (longest if longest > 1 else axis.size)]
+    said = {_agreeing(axis, longest if longest > 1 else None) for axis in fit if _traced(axis)}
+    return said.pop() if len(said) == 1 else _other(size or longest or None)
 
 
 def _aligned(operands: Sequence[Axes], dims: Sequence[int | None]) -> list[Axis]:
     """Merge axes as broadcasting aligns them, from the last one on."""
     rank = len(dims)
     return [
-        _merged((axes[i - rank + len(axes)] for axes in operands if i - rank + len(axes) >= 0), d)
+        _merged([axes[i - rank + len(axes)] for axes in operands if i - rank + len(axes) >= 0], d)
         for i, d in enumerate(dims)
     ]
 
@@ -159,9 +182,7 @@ def _rescaled(axis: Axis, size: int | None) -> Axis:
     """Return an axis whose grid became coarser or finer and still runs from end to end."""
     if axis.size == size:
         return axis
-    (part,) = axis.parts if len(axis.parts) == 1 else (Part(None, None),)
-    whole = part.axis and size is not None and size > 1 and not (axis.before or axis.after)
-    return Axis((Part(part.axis, size),)) if whole else _other(size)
+    return Axis((Part(axis.parts[0].axis, size),)) if axis.is_plain and size != 1 else _other(size)
 
 
 def _spatial(node: ir.Node, value: ir.Value, found: Known) -> list[Axis]:
@@ -188,7 +209,7 @@ def _sliced(node: ir.Node, value: ir.Value, found: Known) -> list[Axis]:
         padding = size is not None and size >= (_full(axis, found) or size + 1)
         if axis.size == size:
             result.append(axis)
-        elif start == axis.before > 0 and inner.size == size:
+        elif axis.before and start == axis.before and inner.size == size:
             result.append(inner)
         else:
             result.append(_rescaled(axis, size) if padding else _other(size))
@@ -218,12 +239,15 @@ def _concatenated(node: ir.Node, value: ir.Value, found: Known) -> list[Axis]:
 def _joined(axes: Sequence[Axis], size: int | None) -> Axis:
     """Return one grid with entries of another kind around it; several grids in a row run along nothing."""
     grids = [i for i, axis in enumerate(axes) if _traced(axis)]
-    sizes = [axis.size for axis in axes]
-    if len(grids) != 1 or None in sizes:
+    if len(grids) != 1:
         return _other(size)
-    known = [s or 0 for s in sizes]
-    at = grids[0]
-    return Axis(axes[at].parts, axes[at].before + sum(known[:at]), axes[at].after + sum(known[at + 1 :]))
+    grid = axes[grids[0]]
+    before, after = [axis.size for axis in axes[: grids[0]]], [axis.size for axis in axes[grids[0] + 1 :]]
+    return _agreeing(Axis(grid.parts, _total([grid.before, *before]), _total([grid.after, *after])), size)
+
+
+def _total(sizes: Sequence[int | None]) -> int | None:
+    return None if None in sizes else sum(s or 0 for s in sizes)
 
 
 def _picked(node: ir.Node, value: ir.Value, found: Known) -> list[Axis]:
@@ -268,7 +292,7 @@ def _einsum(node: ir.Node, value: ir.Value, found: Known) -> list[Axis]:
         for letter, axis in zip(term, _operand(node, i, found), strict=True)
     ]
     return [
-        _merged((a for known, a in letters if known == letter), d) for letter, d in zip(made, _dims(value), strict=True)
+        _merged([a for known, a in letters if known == letter], d) for letter, d in zip(made, _dims(value), strict=True)
     ]
 
 
@@ -306,13 +330,13 @@ def _completed(dims: list[int | None], units: Sequence[Axis]) -> list[int | None
 
 
 def _units(axis: Axis) -> list[Axis]:
-    return [axis] if axis.before or axis.after else [Axis((p,)) for p in axis.parts]
+    return [Axis((p,)) for p in axis.parts] if axis.before == 0 == axis.after else [axis]
 
 
 def _factors(units: Sequence[Axis], size: int | None) -> Axis:
     if len(units) == 1:
         return units[0]
-    if not units or any(u.before or u.after for u in units):
+    if not units or not all(u.is_plain for u in units):
         return _other(size)
     return Axis(tuple(p for u in units for p in u.parts))
 
@@ -336,7 +360,7 @@ def _taken(left: list[Axis], size: int | None) -> list[Axis] | None:
         if missing % unit.size == 0:
             taken.insert(0, unit)
             missing //= unit.size
-        elif unit.size % missing == 0 and len(unit.parts) == 1 and not (unit.before or unit.after):
+        elif unit.size % missing == 0 and unit.is_plain:
             left.append(Axis((Part(unit.parts[0].axis, unit.size // missing),)))
             taken.insert(0, _other(missing))
             missing = 1

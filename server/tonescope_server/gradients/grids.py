@@ -35,7 +35,7 @@ def onto_input(tape: Tape, found: Var, axes: Sequence[Axis]) -> Var:
     along = [axis for axis, _ in grid]
     if not all(axis.grid for axis in axes) or len(set(along)) != len(along) or not 1 <= len(along) <= 2:
         raise MethodNotApplicableError(f"a map of shape {found.shape} lies along no one or two axes of the input")
-    value = _without_extras(tape, found, axes)
+    value = _on_grid(tape, found, axes)
     order = sorted(range(len(grid)), key=along.__getitem__)
     return _over_the_rest(tape, _interpolated(tape, value, [grid[i] for i in order], order), sorted(along))
 
@@ -56,38 +56,41 @@ def interpolated(tape: Tape, found: Var, size: int) -> Var:
 
 def on_grid(tape: Tape, found: Var, sizes: Sequence[int], axis: int) -> Var:
     """Stretch ``(batch, rows · columns)`` to the input's shape, rows and columns along its axes from ``axis`` on."""
-    parts = [(axis + i, size) for i, size in enumerate(sizes)]
-    along = [place for place, _ in parts]
-    return _over_the_rest(tape, _interpolated(tape, found.value, parts, list(range(len(parts)))), along)
+    context = tape.context
+    image = context.op("Reshape", found.value, context.ints([-1, *sizes]))
+    parts: list[tuple[int, int | None]] = [(axis + i, size) for i, size in enumerate(sizes)]
+    return _over_the_rest(tape, _interpolated(tape, image, parts, range(len(parts))), [place for place, _ in parts])
 
 
-def _without_extras(tape: Tape, found: Var, axes: Sequence[Axis]) -> ir.Value:
+def _on_grid(tape: Tape, found: Var, axes: Sequence[Axis]) -> ir.Value:
+    """Leave out the entries around grids, and give every factor of a grid an axis of its own."""
     context, value = tape.context, found.value
     for place, axis in enumerate(axes, start=1):
         if axis.before or axis.after:
             stop = -axis.after if axis.after else np.iinfo(np.int64).max
-            value = context.op("Slice", value, *(context.ints([i]) for i in (axis.before, stop, place)))
+            value = context.op("Slice", value, *(context.ints([i]) for i in (axis.before or 0, stop, place)))
+    if any(len(axis.parts) > 1 for axis in axes):
+        value = context.op("Reshape", value, context.ints([-1, *(size or 0 for axis in axes for _, size in axis.grid)]))
     return value
 
 
-def _interpolated(tape: Tape, value: ir.Value, grid: Sequence[tuple[int, int]], order: Sequence[int]) -> ir.Value:
-    """Return ``(batch, *grid in the given order)`` as an image of the input's sizes, ``(batch, 1, rows, columns)``.
+def _interpolated(
+    tape: Tape, value: ir.Value, grid: Sequence[tuple[int, int | None]], order: Sequence[int]
+) -> ir.Value:
+    """Return a map ``(batch, *grid)`` as an image of the input's sizes, ``(batch, 1, rows, columns)``.
 
     Args:
         tape: the tape.
-        value: the map, its axes, or the factors of them, in an order of their own.
+        value: the map, its axes in an order of their own.
         grid: the input's axis and the length, in the order of the input's axes.
         order: where each of those stands in the map.
     """
     context = tape.context
-    plain = [size for _, size in sorted(zip(order, (size for _, size in grid), strict=True))]
-    image = context.op("Reshape", value, context.ints([-1, *plain]))
     if list(order) != sorted(order):
-        image = context.op("Transpose", image, perm=[0, *(1 + i for i in order)])
+        value = context.op("Transpose", value, perm=[0, *(1 + i for i in order)])
     have = [size for _, size in grid]
     want = [tape.x.shape[axis - 1] for axis, _ in grid]
-    rows = [1, *have] if len(have) == 1 else have
-    image = context.op("Reshape", image, context.ints([-1, 1, *rows]))
+    image = context.op("Unsqueeze", value, context.ints([1] if len(have) == 2 else [1, 2]))
     return image if have == want else _resized(tape, image, [1, *want] if len(want) == 1 else want)
 
 
