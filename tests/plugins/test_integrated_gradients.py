@@ -170,7 +170,7 @@ def test_one_baseline_per_window_stays_with_its_window(oracles):
         ([["a"]], ParameterError, r"'baseline': expected a number or nested lists"),
         ("nothing", ParameterError, r"'baseline'.*'zero', 'manifest', .*got 'nothing'"),
         ("dataset_mean", ParameterError, r"'baseline': 'dataset_mean': the manifest states none: add dataset_mean"),
-        ("empty_room", ParameterError, r"'baseline': 'empty_room': the manifest states none: add empty_room, one value"),
+        ("empty_room", ParameterError, r"'baseline': 'empty_room': the manifest states none: add empty_room"),
         ({"a": 1}, ParameterError, r"'baseline'"),
     ],
 )
@@ -179,3 +179,95 @@ def test_a_wrong_baseline_is_refused_in_one_line(oracles, baseline, error, messa
     with pytest.raises(error, match=message) as caught:
         oracle.explainer.explain(oracle.x, METHOD, baseline=baseline)
     assert "\n" not in str(caught.value)
+
+
+# -- as many nodes as are needed --------------------------------------------------------------------------------
+
+RAISED = ["adaptive", "progressive"]
+
+
+@pytest.mark.parametrize("rule", RAISED)
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-3])
+def test_nodes_are_added_until_the_delta_is_within_the_tolerance(oracle, rule, tolerance):
+    result = oracle.explainer.explain(oracle.x, METHOD, 1, rule=rule, tolerance=tolerance, max_steps=16384)
+    moved = result.cells.reshape(5, -1).sum(axis=1, dtype=np.float64) - result.convergence_delta
+    rounding = 3e-6 * np.abs(oracle.output(oracle.x)).max()
+    assert (np.abs(result.convergence_delta) <= tolerance * np.abs(moved) + rounding).all()
+    assert not [warning for warning in result.warnings if warning.code == "NOT_CONVERGED"]
+
+
+@pytest.mark.parametrize("rule", RAISED)
+@pytest.mark.parametrize("name", ["conv_1d", "scrambled"])
+def test_a_window_takes_the_nodes_that_it_needs_and_no_more(oracles, rule, name):
+    """The answer is that of the quadrature with as many nodes, whatever the others in the batch need."""
+    oracle, options = oracles[name], {"rule": rule, "tolerance": 2e-3, "max_steps": 4096, "baseline": 0.0}
+    found = oracle.explainer.explain(oracle.x, METHOD, 1, **options)
+    steps = found.maps["n_steps"].astype(int)
+    fixed = "gauss_legendre" if rule == "adaptive" else "trapezoid"
+    if name == "conv_1d":
+        assert len(set(steps.tolist())) > 1  # else no window would have had to wait for another
+    for row, n in enumerate(steps.tolist()):
+        window, scale = oracle.x[row : row + 1], np.abs(found.cells[row]).max()
+        same = oracle.explainer.explain(window, METHOD, 1, rule=fixed, n_steps=n, baseline=0.0)
+        np.testing.assert_allclose(found.cells[row], same.cells[0], rtol=0, atol=1e-5 * scale)
+        alone = oracle.explainer.explain(window, METHOD, 1, **options)
+        assert alone.maps["n_steps"].tolist() == [n]
+        np.testing.assert_allclose(found.cells[row], alone.cells[0], rtol=0, atol=1e-5 * scale)
+        fewer = (n // 2) if rule == "adaptive" else (n + 1) // 2
+        if fewer >= 8:
+            before = oracle.explainer.explain(window, METHOD, 1, rule=fixed, n_steps=fewer, baseline=0.0)
+            moved = change(oracle, 0.0, oracle.element(1))[row]
+            assert abs(float(before.convergence_delta[0])) > 2e-3 * abs(moved) - 1e-5
+
+
+def test_smooth_models_need_few_nodes(oracles):
+    for name in SMOOTH:
+        steps = oracles[name].explainer.explain(oracles[name].x, METHOD, 1, rule="adaptive").maps["n_steps"]
+        assert steps.max() <= 32
+
+
+@pytest.mark.parametrize("rule", RAISED)
+def test_a_bound_that_is_too_low_is_a_warning_for_each_window_it_stops(oracles, rule):
+    oracle = oracles["conv_1d"]
+    result = oracle.explainer.explain(oracle.x, METHOD, 1, rule=rule, tolerance=1e-6, max_steps=20)
+    late = [warning for warning in result.warnings if warning.code == "NOT_CONVERGED"]
+    assert late
+    assert "raise max_steps (20), or tolerance" in late[0].message
+    moved = result.cells.reshape(5, -1).sum(axis=1, dtype=np.float64) - result.convergence_delta
+    rows = {warning.window for warning in late}
+    for row in range(5):
+        if abs(result.convergence_delta[row]) > 1e-4 * abs(moved[row]):
+            assert row in rows
+    assert set(result.maps["n_steps"][sorted(rows)]) == {16.0 if rule == "adaptive" else 17.0}
+
+
+@pytest.mark.parametrize("rule", RAISED)
+def test_each_level_is_shown_as_it_is_reached(oracles, rule):
+    oracle = oracles["conv_1d"]
+    parameters = {"rule": rule, "tolerance": 0.0, "max_steps": 300, "baseline": 0.0}
+    prepared = oracle.explainer.prepare(METHOD, 1, parameters)
+    shown = [found for found, _ in prepared.progress(oracle.x[:1])]
+    steps = [int(found.maps["n_steps"][0]) for found in shown]
+    assert steps == ([8, 16, 32, 64, 128, 256] if rule == "adaptive" else [5, 9, 17, 33, 65, 129, 257])
+    fixed = "gauss_legendre" if rule == "adaptive" else "trapezoid"
+    for found, n in zip(shown, steps, strict=True):
+        want = oracle.explainer.explain(oracle.x[:1], METHOD, 1, rule=fixed, n_steps=n, baseline=0.0)
+        close(found.cells, want.cells, 1e-5)
+
+
+def test_progressive_uses_its_nodes_again_and_so_costs_half(oracles):
+    oracle = oracles["conv_1d"]
+    options = {"tolerance": 0.0, "baseline": 0.0}
+    spent = {
+        rule: oracle.explainer.explain(oracle.x[:1], METHOD, 1, rule=rule, max_steps=most, **options).evaluations
+        for rule, most in (("adaptive", 4096), ("progressive", 4097))
+    }
+    assert spent["progressive"] < 0.6 * spent["adaptive"]
+
+
+def test_what_does_not_change_needs_no_more_nodes_than_the_fewest(oracles):
+    oracle = oracles["conv_1d"]
+    for rule, fewest in (("adaptive", 8), ("progressive", 5)):
+        result = oracle.explainer.explain(oracle.x, METHOD, 1, rule=rule, baseline=oracle.x)
+        np.testing.assert_array_equal(result.cells, 0)
+        assert set(result.maps["n_steps"].tolist()) == {fewest}

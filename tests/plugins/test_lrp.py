@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests import families
 from tonescope_server import Explainer, Target
+from tonescope_server.errors import ParameterError
 
 SIZES = (6, 9, 7, 3)
 # Relevance is float32, and denominators near zero make single cells many times as large as what they add up to.
@@ -86,3 +87,75 @@ def test_relevance_is_conserved_where_biases_are_left_out(tmp_path, name):
         mass = np.abs(left_out.cells).reshape(3, -1).sum(axis=1)
         assert (np.abs(left_out.convergence_delta) <= ROUNDING * mass).all()
         assert (np.abs(kept.convergence_delta) > 10 * ROUNDING * mass).any()
+
+
+# -- presets ----------------------------------------------------------------------------------------------------
+
+# What each preset is, written out: the rules of dense layers, of convolutions, and of those that read the input.
+WRITTEN_OUT = {
+    "epsilon_gamma": ("epsilon", "gamma", ""),
+    "epsilon": ("epsilon", "epsilon", ""),
+    "epsilon_plus": ("epsilon", "z_plus", ""),
+    "epsilon_plus_flat": ("epsilon", "z_plus", "flat"),
+    "epsilon_gamma_flat": ("epsilon", "gamma", "flat"),
+    "epsilon_alpha2_beta1": ("epsilon", "alpha_beta", ""),
+    "epsilon_alpha2_beta1_flat": ("epsilon", "alpha_beta", "flat"),
+    "z_plus": ("z_plus", "z_plus", ""),
+    "alpha2_beta1": ("alpha_beta", "alpha_beta", ""),
+    "flat": ("flat", "flat", ""),
+    "w2_flat": ("flat", "flat", "w_square"),
+    "attn_lrp": ("epsilon", "epsilon", ""),
+}
+
+
+@pytest.fixture(scope="module")
+def lenet(tmp_path_factory):
+    path = tmp_path_factory.mktemp("lenet") / "lenet.onnx"
+    onnx.save(families.FAMILIES["lenet"](), path)
+    explainer = Explainer.load(path)
+    return explainer, np.random.default_rng(1).standard_normal((3, *explainer.model.input.shape[1:])).astype(np.float32)
+
+
+@pytest.mark.parametrize("preset", WRITTEN_OUT)
+def test_a_preset_is_the_rules_that_it_stands_for_and_the_result_states_them(lenet, preset):
+    explainer, x = lenet
+    dense, convolution, first = WRITTEN_OUT[preset]
+    named = explainer.explain(x, "lrp", 1, preset=preset)
+    spelled = explainer.explain(x, "lrp", 1, dense=dense, convolution=convolution, first=first, alpha=2.0)
+    assert named.cells.tobytes() == spelled.cells.tobytes()
+    stated = {name: named.parameters[name] for name in ("dense", "convolution", "first")}
+    assert stated == {"dense": dense, "convolution": convolution, "first": first}
+    assert explainer.explain(x, "lrp", 1, **named.parameters).cells.tobytes() == named.cells.tobytes()
+
+
+def test_presets_differ_and_all_are_listed(lenet):
+    explainer, x = lenet
+    choices = explainer.host.method("lrp").Parameters.model_json_schema()["properties"]["preset"]["enum"]
+    assert choices == list(WRITTEN_OUT)
+    found = {preset: explainer.explain(x, "lrp", 1, preset=preset).cells.tobytes() for preset in WRITTEN_OUT}
+    assert len(set(found.values())) == len(set(WRITTEN_OUT.values()))
+
+
+def test_what_is_stated_beside_a_preset_wins(lenet):
+    explainer, x = lenet
+    found = explainer.explain(x, "lrp", 1, preset="epsilon_plus_flat", convolution="gamma", epsilon=1e-3)
+    want = explainer.explain(x, "lrp", 1, dense="epsilon", convolution="gamma", first="flat", epsilon=1e-3)
+    assert found.cells.tobytes() == want.cells.tobytes()
+    assert found.parameters["preset"] == "epsilon_plus_flat"
+
+
+@pytest.mark.parametrize("name", ["transformer", "vit"])
+def test_attn_lrp_is_the_rule_set_of_that_name_on_transformers(tmp_path, name):
+    onnx.save(families.FAMILIES[name](), tmp_path / "m.onnx")
+    explainer = Explainer.load(tmp_path / "m.onnx")
+    x = np.random.default_rng(1).standard_normal((3, *explainer.model.input.shape[1:])).astype(np.float32)
+    found = explainer.explain(x, "lrp", Target.element(1), preset="attn_lrp")
+    rules = explainer.gradient(x, Target.element(1), rule_set="attn_lrp")
+    np.testing.assert_allclose(found.cells, rules, rtol=0, atol=ROUNDING * np.abs(rules).max())
+    assert np.abs(found.cells).max() > 0
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are(lenet):
+    explainer, x = lenet
+    with pytest.raises(ParameterError, match=r"'preset'.*'epsilon_gamma', .*got 'best'"):
+        explainer.explain(x, "lrp", preset="best")

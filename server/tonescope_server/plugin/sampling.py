@@ -34,7 +34,7 @@ def generator(seed: int, purpose: str, number: int) -> np.random.Generator:
 def even_runs(total: int, most: int = SAMPLES_PER_RUN) -> Iterator[slice]:
     """Cut a number of samples into as few runs as hold at most ``most`` each, of sizes that differ by one at most."""
     runs = -(-total // most)
-    edges = [total * run // runs for run in range(runs + 1)]
+    edges = [total * run // max(runs, 1) for run in range(runs + 1)]
     for start, stop in pairwise(edges):
         yield slice(start, stop)
 
