@@ -29,6 +29,7 @@ from tonescope_server.cli.identity import (
     tone_text,
 )
 from tonescope_server.cli.local import explain_here, jobs_of, load
+from tonescope_server.cli.narrowing import Narrowing, narrowing_of
 from tonescope_server.cli.options import (
     MODEL_FILE_OPTIONS,
     AdapterOption,
@@ -90,6 +91,22 @@ def explain(
         bool,
         typer.Option("--declared-rows", help="Show the rows of the model's declared shape beside the tones as well."),
     ] = False,
+    maps: Annotated[
+        bool,
+        typer.Option("--maps", help="Write what else the method has to show, its maps and units, into --json as well."),
+    ] = False,
+    progressive: Annotated[
+        bool, typer.Option("--progressive", help="Show each window's attribution as it gets better.")
+    ] = False,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0, help="Stop a window at this relative error, such as 0.05; 0: do not.")
+    ] = 0.0,
+    budget: Annotated[
+        int, typer.Option("--budget", min=0, help="Stop a window before more model evaluations than this; 0: do not.")
+    ] = 0,
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", min=0, help="Stop a window after so many seconds; 0: do not.")
+    ] = 0.0,
     json: Annotated[
         Path | None, typer.Option("--json", help="Write every result here; '-' is stdout.", show_default=False)
     ] = None,
@@ -103,9 +120,14 @@ def explain(
     Example:  tonescope explain session.csi.jsonl --model people_count --png band.png
 
     Example:  tonescope explain windows.npy -m count_v1.safetensors --method integrated_gradients -p n_steps=64 --json -
+
+    Example:  tonescope explain windows.npy --method smoothgrad -p n=1000 --progressive --tolerance 0.05
     """
     parameters = parse_parameters(param)
     is_array = file.suffix in ARRAYS
+    narrowing = narrowing_of(context, progressive, tolerance, budget, time_limit)
+    if json is None:
+        only(context, ("maps",), "with --json", "no --json")
     if is_array:
         only(context, ("hop", "format"), "with a recording", f"the array {file.name}")
     if png is None:
@@ -115,8 +137,9 @@ def explain(
         with daemon(server) as client:
             asked = parse_target(target, output, tonescope.Target)
             options: dict[str, Any] = {"method": method, "target": asked, "top_k": top, "cells": png is not None}
-            options |= {"declared_rows": declared_rows, "parts": parts}
-            found, drawn, findings = _remote(client, file, model, options, parameters, (normalise, hop, format), window)
+            options |= {"declared_rows": declared_rows, "parts": parts, "maps": maps, "units": maps}
+            windowing = normalise, hop, format
+            found, drawn, findings = _remote(client, file, model, options, parameters, windowing, window, narrowing)
     else:
         explainer = load(context, model, store, manifest, adapter, weights)
         if is_array:
@@ -125,7 +148,9 @@ def explain(
             recording = open_file(file, explainer.host, format)
             jobs = windows_of(recording, explainer.model, explainer.host, normalise, hop)[0]
         asked_here = parse_target(target, output, Target)
-        found = explain_here(explainer, jobs, method, asked_here, parameters, Wanted(top, True, declared_rows, parts))
+        want = Wanted(top, True, declared_rows, parts, maps, maps)
+        explained = explain_here if narrowing is None else narrowing.here
+        found = explained(explainer, jobs, method, asked_here, parameters, want)
         findings = findings_here(explainer, file, format, normalise, method, found)
         if png is None:
             found = [replace(each, cells=None) for each in found]
@@ -133,12 +158,15 @@ def explain(
             remark(f"warning: {text}")
         drawn = explainer.model.cells, _values(jobs, window)
     if json is not None:
-        write_json(report_of(found, findings, drawn[0] if declared_rows else None), json)
+        report = report_of(found, findings, drawn[0] if declared_rows else None)
+        write_json(report if narrowing is None else report | {"progress": narrowing.section}, json)
     if png is not None:
         _draw(found, window, *drawn, file, png)
         remark(f"wrote {png}")
     if json is None or str(json) != "-":
         show(found, top)
+        if narrowing is not None:
+            narrowing.show(top)
         if parts:
             show_parts(found, top)
         if declared_rows:
@@ -169,16 +197,24 @@ def _remote(
     parameters: dict[str, Any],
     windowing: tuple[str, int, str],
     window: int,
+    narrowing: Narrowing | None,
 ) -> tuple[list[Explanation], tuple[CellMap, Any], list[Finding]]:
     normalise, hop, format = windowing
+    if narrowing is not None and file.suffix not in ARRAYS:
+        raise ParameterError(
+            f"--progressive: expected windows (.npy, .npz) with --server, got the recording {file.name}"
+        )
     name, _, version = model.partition("/")
     detail = client.model(name, version)
     cells = _cells_of(detail)
     if file.suffix in ARRAYS:
         array = read_arrays(file)
-        with progress(f"{options['method']} at {client.address}", None):
-            asked = {"model": name, "version": version, "normalise": normalise, **options}
-            found = list(client.explain(array, **asked, **parameters))
+        asked = {"model": name, "version": version, "normalise": normalise, **options}
+        if narrowing is not None:
+            found = narrowing.there(client, array, asked | parameters)
+        else:
+            with progress(f"{options['method']} at {client.address}", None):
+                found = list(client.explain(array, **asked, **parameters))
         stated = Manifest.parse(detail.manifest)
         findings = findings_there(stated, cells, array, normalise, options["method"], found)
         return found, (cells, array[window] if window < len(array) else None), findings

@@ -5,22 +5,27 @@ The engine computes, the same writer fills in the message, and the client's own 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tonescope import decode
+import tonescope
+from tonescope import decode, progressive
 from tonescope.results import Explanation, ToneTable
 from tonescope.v1 import attribution_pb2
+from tonescope.v1 import attribution_service_pb2 as service_pb2
 from tonescope_server.csi import tones
 from tonescope_server.engine.explainer import Explainer
+from tonescope_server.engine.progress import Stop, refine
 from tonescope_server.engine.targets import TargetLike
 from tonescope_server.errors import TonescopeError
 from tonescope_server.live.messages import Answer, Job, Wanted
+from tonescope_server.live.progressive import Standing
 from tonescope_server.services.convert import row_table_of, tone_table_of
 from tonescope_server.services.explanations import ExplanationWriter
+from tonescope_server.services.progressive import write_update
 
 
 class InProcess:
@@ -55,6 +60,18 @@ class InProcess:
             self._writer.write(Answer(job, found, row, 0.0, found.compute_s / len(jobs)), message)
             explained.append(decode.explanation(message, self.table))
         return explained
+
+    def explain_progressively(self, job: Job, stop: tonescope.Stop) -> Iterator[tonescope.Update]:
+        """Explain one window, and yield what is found as it gets better; as ``client.explain_progressively``.
+
+        Raises:
+            TonescopeError: a condition that cannot be, or a window that cannot be explained.
+        """
+        until = Stop(stop.tolerance, stop.budget, stop.time_limit_s)
+        for update in refine(self._prepared, _cells(job), until):
+            message = service_pb2.ExplainProgressivelyResponse()
+            write_update(Standing(job, update, 0.0, update.attribution.compute_s), self._writer, message)
+            yield progressive.update(message, decode.explanation(message.explanation, self.table))
 
 
 def client_table(table: tones.ToneTable) -> ToneTable:
