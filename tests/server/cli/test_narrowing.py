@@ -134,6 +134,7 @@ def test_it_is_drawn_where_there_is_a_terminal(
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(console.err, "_force_terminal", True)
+    monkeypatch.setattr(console.err, "is_interactive", True)
     assert "window 1 of 2: smoothgrad" in run(*asked(two, tiny_store, *SMOOTH)).err
     monkeypatch.setattr(console.err, "_force_terminal", False)
     assert "window 1 of 2" not in run(*asked(two, tiny_store, *SMOOTH)).err
