@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -11,13 +11,13 @@ import grpc
 
 from tonescope import calls, decode
 from tonescope.aio_live import AsyncLiveStream
-from tonescope.channel import open_aio_channel
+from tonescope.channel import checked_address, checked_timeout, open_aio_channel
 from tonescope.client import DEFAULT_TIMEOUT_S
 from tonescope.connection import OnConnection
 from tonescope.errors import ProtocolError, from_rpc
 from tonescope.live_state import LiveState
 from tonescope.progressive import Stop, Update, progressive_request, reader
-from tonescope.request import FrameLike, Statistics, TargetLike, WindowLike, model_ref
+from tonescope.request import FrameLike, Statistics, TargetLike, WindowLike, method_parameters, model_ref
 from tonescope.results import Explanations, Methods, ModelDetail, ModelInfo
 from tonescope.resume import Retry
 from tonescope.v1 import (
@@ -44,6 +44,9 @@ def connect(
         address: host and port.
         timeout: seconds that a call may take, where the call itself says nothing else. Live streams have no limit.
         credentials: for TLS; None means none.
+
+    Raises:
+        ParameterError: no address, or a time that there is not.
     """
     return AsyncClient(address, timeout=timeout, credentials=credentials)
 
@@ -58,8 +61,8 @@ class AsyncClient:
         timeout: float = DEFAULT_TIMEOUT_S,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self.address = address
-        self.timeout = timeout
+        self.address = checked_address(address)
+        self.timeout = checked_timeout(timeout)
         self._closed = False
         self._channel = open_aio_channel(address, credentials)
         # The generated stubs are typed for both kinds of channel; at run time they take either.
@@ -102,7 +105,8 @@ class AsyncClient:
         statistics: Sequence[Statistics] = (),
         raise_problems: bool = True,
         timeout: float | None = None,
-        **parameters: Any,
+        parameters: Mapping[str, Any] | None = None,
+        **named: Any,
     ) -> Explanations:
         """Explain a batch of windows: the arguments are those of the blocking client.
 
@@ -115,7 +119,7 @@ class AsyncClient:
             version=version,
             method=method,
             target=target,
-            parameters=parameters,
+            parameters=method_parameters(parameters, named),
             top_k=top_k,
             cells=cells,
             declared_rows=declared_rows,
@@ -148,7 +152,8 @@ class AsyncClient:
         statistics: Sequence[Statistics] = (),
         raise_problems: bool = True,
         timeout: float | None = None,
-        **parameters: Any,
+        parameters: Mapping[str, Any] | None = None,
+        **named: Any,
     ) -> AsyncGenerator[Update, None]:
         """Explain by a method that gets better with time: the arguments are those of the blocking client.
 
@@ -167,7 +172,7 @@ class AsyncClient:
             version=version,
             method=method,
             target=target,
-            parameters=parameters,
+            parameters=method_parameters(parameters, named),
             top_k=top_k,
             cells=cells,
             declared_rows=declared_rows,
@@ -177,7 +182,7 @@ class AsyncClient:
             normalise=normalise,
             statistics=statistics,
         )
-        limit = self.timeout + request.time_limit_ms / 1e3 if timeout is None else timeout
+        limit = self.timeout + request.time_limit_ms / 1e3 if timeout is None else checked_timeout(timeout)
         read = reader(x, raise_problems)
         return self._updates(request, read, limit)
 
@@ -252,7 +257,7 @@ class AsyncClient:
     async def _call(self, method: Callable[..., Awaitable[Any]], request: Any, timeout: float | None = None) -> Any:
         self._check_open()
         try:
-            return await method(request, timeout=self.timeout if timeout is None else timeout)
+            return await method(request, timeout=self.timeout if timeout is None else checked_timeout(timeout))
         except grpc.RpcError as error:
             raise from_rpc(error, self.address) from None
 

@@ -16,6 +16,7 @@ from tonescope.request import (
     Statistics,
     TargetLike,
     WindowLike,
+    method_parameters,
     normalisation,
     options,
     statistics_messages,
@@ -143,17 +144,16 @@ def opening(
     overload: str = "drop_oldest",
     queue_windows: int = 0,
     default_format: str = "",
-    **unknown: Any,
+    **named: Any,
 ) -> live_pb2.Open:
     """Build the message that opens a stream. Zero and empty mean the manifest's or the daemon's own.
 
+    What is no option here is a parameter of the method, as in ``explain``: which ones there are, the daemon knows.
+
     Raises:
-        ParameterError: an option that there is not, of the wrong type or out of range.
+        ParameterError: an option of the wrong type or out of range, or a parameter that cannot travel.
         InvalidInputError: an overload policy or a normalisation that there is not.
     """
-    if unknown:
-        there_are = ", ".join(opening.__kwdefaults__ or ())
-        raise ParameterError(f"live stream: expected options among {there_are}; got {', '.join(map(repr, unknown))}")
     if overload not in OVERLOAD:
         raise InvalidInputError(f"overload: expected one of {', '.join(OVERLOAD)}, got {overload!r}")
     windowing = built(csi_pb2.Windowing, ParameterError, window_frames=window_frames, hop_frames=hop_frames)
@@ -161,7 +161,17 @@ def opening(
         live_pb2.Open,
         ParameterError,
         options=options(
-            model, version, target, method, parameters or {}, top_k, cells, declared_rows, parts, maps, units
+            model,
+            version,
+            target,
+            method,
+            method_parameters(parameters, named),
+            top_k,
+            cells,
+            declared_rows,
+            parts,
+            maps,
+            units,
         ),
         windowing=windowing,
         normalisation=normalisation(normalise),

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-import grpc
+import math
+from typing import Any
 
+import grpc
+import numpy as np
+
+from tonescope.errors import ParameterError
+
+# Ten years: what is longer, the clock of a call cannot hold.
+_LONGEST_S = 315_360_000.0
 MAX_MESSAGE_BYTES = 64 << 20
 
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -22,6 +30,29 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 )
+
+
+def checked_address(address: Any) -> str:
+    """Return the address of a daemon.
+
+    Raises:
+        ParameterError: no text, or nothing in it that could be an address.
+    """
+    if not isinstance(address, str) or not address or address.split() != [address]:
+        raise ParameterError(f"address: expected HOST:PORT, got {address!r}")
+    return address
+
+
+def checked_timeout(timeout: Any) -> float:
+    """Return the seconds that a call may take.
+
+    Raises:
+        ParameterError: no number, a negative one, or one that is not finite.
+    """
+    number = isinstance(timeout, int | float | np.integer | np.floating) and not isinstance(timeout, bool)
+    if not number or not (math.isfinite(timeout) and 0 <= timeout <= _LONGEST_S):
+        raise ParameterError(f"timeout: expected seconds from 0 to {_LONGEST_S:.0f}, got {timeout!r}")
+    return float(timeout)
 
 
 def open_channel(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
 
 from tonescope import calls, decode
-from tonescope.channel import open_channel
+from tonescope.channel import checked_address, checked_timeout, open_channel
 from tonescope.connection import OnConnection
 from tonescope.errors import ProtocolError, UnavailableError, from_rpc
 from tonescope.live import LiveStream
 from tonescope.live_state import LiveState
 from tonescope.progressive import Stop, Update, progressive_request, reader
-from tonescope.request import FrameLike, Statistics, TargetLike, WindowLike, model_ref
+from tonescope.request import FrameLike, Statistics, TargetLike, WindowLike, method_parameters, model_ref
 from tonescope.results import Explanations, Methods, ModelDetail, ModelInfo
 from tonescope.resume import Retry
 from tonescope.v1 import (
@@ -45,6 +45,9 @@ def connect(
         address: host and port.
         timeout: seconds that a call may take, where the call itself says nothing else. Live streams have no limit.
         credentials: for TLS; None means none.
+
+    Raises:
+        ParameterError: no address, or a time that there is not.
     """
     return Client(address, timeout=timeout, credentials=credentials)
 
@@ -59,8 +62,8 @@ class Client:
         timeout: float = DEFAULT_TIMEOUT_S,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self.address = address
-        self.timeout = timeout
+        self.address = checked_address(address)
+        self.timeout = checked_timeout(timeout)
         self._closed = False
         self._channel = open_channel(address, credentials)
         self._attribution = attribution_service_pb2_grpc.AttributionServiceStub(self._channel)
@@ -116,7 +119,8 @@ class Client:
         statistics: Sequence[Statistics] = (),
         raise_problems: bool = True,
         timeout: float | None = None,
-        **parameters: Any,
+        parameters: Mapping[str, Any] | None = None,
+        **named: Any,
     ) -> Explanations:
         """Explain a batch of windows.
 
@@ -136,7 +140,8 @@ class Client:
             statistics: (mean, std), (mean, std, node_id) or (mean, std, node_id, frame_length) for "recording".
             raise_problems: whether a window that cannot be explained raises, or is answered by its ``problem``.
             timeout: seconds for the whole batch.
-            **parameters: the method's own parameters.
+            parameters: the method's own parameters, by name.
+            **named: the same, as keywords; where a name is also an argument here, ``parameters`` takes it.
 
         Raises:
             TonescopeError: of the class that says why.
@@ -147,7 +152,7 @@ class Client:
             version=version,
             method=method,
             target=target,
-            parameters=parameters,
+            parameters=method_parameters(parameters, named),
             top_k=top_k,
             cells=cells,
             declared_rows=declared_rows,
@@ -180,7 +185,8 @@ class Client:
         statistics: Sequence[Statistics] = (),
         raise_problems: bool = True,
         timeout: float | None = None,
-        **parameters: Any,
+        parameters: Mapping[str, Any] | None = None,
+        **named: Any,
     ) -> Generator[Update, None, None]:
         """Explain one window or a few by a method that gets better with time, and yield each update as it comes.
 
@@ -194,7 +200,8 @@ class Client:
             min_interval_s: the smallest time between two updates of a window; None is the daemon's own, zero is none.
             timeout: seconds for the whole call, after which ``DeadlineError`` is raised; None means the client's own,
                 and the time limit on top of it.
-            **parameters: the method's own.
+            parameters: the method's own, by name.
+            **named: the same, as keywords.
 
         Raises:
             TonescopeError: of the class that says why.
@@ -208,7 +215,7 @@ class Client:
             version=version,
             method=method,
             target=target,
-            parameters=parameters,
+            parameters=method_parameters(parameters, named),
             top_k=top_k,
             cells=cells,
             declared_rows=declared_rows,
@@ -218,7 +225,7 @@ class Client:
             normalise=normalise,
             statistics=statistics,
         )
-        limit = self.timeout + request.time_limit_ms / 1e3 if timeout is None else timeout
+        limit = self.timeout + request.time_limit_ms / 1e3 if timeout is None else checked_timeout(timeout)
         read = reader(x, raise_problems)
         return self._updates(request, read, limit)
 
@@ -290,7 +297,8 @@ class Client:
             overload: "drop_oldest" or "back_pressure": then the daemon drops nothing and ``send`` waits.
             **opening: further options, as in ``calls.opening``: version, method, target, parameters, top_k, cells,
                 declared_rows, parts, maps, units, window_frames, hop_frames, normalise, statistics, tone_layout,
-                source_id, latency_budget_ms, queue_windows, default_format.
+                source_id, latency_budget_ms, queue_windows, default_format. What is none of these is a parameter of the
+                method, as it may also stand in ``parameters``.
         """
         self._check_open()
         calls.one_source(frames, windows)
@@ -308,7 +316,7 @@ class Client:
     ) -> _Response:
         self._check_open()
         try:
-            return method(request, timeout=self.timeout if timeout is None else timeout)
+            return method(request, timeout=self.timeout if timeout is None else checked_timeout(timeout))
         except grpc.RpcError as error:
             raise from_rpc(error, self.address) from None
 

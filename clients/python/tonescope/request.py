@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,6 +109,8 @@ Statistics = (
 )
 """Mean and standard deviation per tone, of which node, and of frames of how many tones."""
 
+# Of lists in each other: more axes than an array of the contract may have, and fewer than its encoding can nest.
+MAX_DEPTH = 16
 NORMALISATIONS = {
     "": csi_pb2.NORMALISATION_UNSPECIFIED,
     "none": csi_pb2.NORMALISATION_NONE,
@@ -178,28 +181,76 @@ def _label(message: attribution_pb2.Target.Label, value: int | str | None) -> No
         message.index = int(value)
 
 
+def method_parameters(given: Mapping[str, Any] | None, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Put a method's parameters together: those given as a mapping, and those given as keywords.
+
+    Raises:
+        ParameterError: no mapping, or one parameter given twice.
+    """
+    if given is None:
+        return dict(named)
+    if not isinstance(given, Mapping):
+        raise ParameterError(f"parameters: expected a mapping from names to values, got {type(given).__name__}")
+    for name in given:
+        if name in named:
+            raise ParameterError(f"parameter {name!r}: expected once, got it in parameters and as a keyword")
+    return {**given, **named}
+
+
 def method_call(name: str, parameters: Mapping[str, Any]) -> attribution_pb2.MethodCall:
-    """Build a method call. Arrays become nested lists."""
+    """Build a method call. Arrays become nested lists.
+
+    Raises:
+        ParameterError: a value that cannot travel, or that holds NaN or infinity.
+    """
     struct = struct_pb2.Struct()
     for key, value in parameters.items():
-        plain = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+        if not isinstance(key, str):
+            raise ParameterError(f"parameters: expected names as text, got {key!r}")
         try:
-            json_format.ParseDict({key: plain}, parsed := struct_pb2.Struct())
-        except (json_format.ParseError, TypeError, ValueError) as error:
+            json_format.ParseDict({key: _plain(value)}, parsed := struct_pb2.Struct())
+        except (json_format.ParseError, ArithmeticError, TypeError, ValueError, RecursionError) as error:
+            got = str(error) if isinstance(error, _UnfitError) else type(value).__name__
             raise ParameterError(
-                f"parameter {key!r}: expected numbers, text, lists or arrays, got {type(value).__name__}"
+                f"parameter {key!r}: expected finite numbers, text, lists or arrays, got {got}"
             ) from error
         struct.MergeFrom(parsed)
     return built(attribution_pb2.MethodCall, ParameterError, "method ", name=name, parameters=struct)
+
+
+class _UnfitError(ValueError):
+    """What of a parameter's value cannot travel, in words."""
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Turn arrays, wherever they stand, into nested lists."""
+    if depth > MAX_DEPTH:
+        raise _UnfitError(f"more than {MAX_DEPTH} lists in each other")
+    if isinstance(value, np.ndarray | np.generic):
+        if np.iscomplexobj(value):
+            what = f"array of shape {value.shape}" if value.ndim else "number"
+            raise _UnfitError(f"a complex {what}")
+        return _plain(value.tolist(), depth)
+    if isinstance(value, list | tuple):
+        return [_plain(each, depth + 1) for each in value]
+    if isinstance(value, Mapping):
+        return {name: _plain(each, depth + 1) for name, each in value.items()}
+    if isinstance(value, complex):
+        raise _UnfitError("a complex number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _UnfitError("NaN or infinity")
+    return value
 
 
 def model_ref(name: str, version: str = "") -> model_pb2.ModelRef:
     """Build a reference to a model from its name and version, or from both in one: NAME/VERSION.
 
     Raises:
-        ParameterError: one of them is no text, or they name two versions.
+        ParameterError: no name, one of them is no text, or they name two versions.
     """
-    plain, slash, behind = name.partition("/") if isinstance(name, str) else (name, "", "")
+    if not isinstance(name, str) or not name:
+        raise ParameterError(f"model: expected a name, or NAME/VERSION, got {name!r}")
+    plain, slash, behind = name.partition("/")
     if slash and version not in ("", behind):
         raise ParameterError(f"model version: expected {behind!r} as in {name!r}, got {version!r} beside it")
     return built(model_pb2.ModelRef, ParameterError, "model ", name=plain, version=behind if slash else version)

@@ -90,7 +90,6 @@ def test_a_word_that_is_not_known_is_named_with_those_that_are(name: str, value:
             {"statistics": [(np.ones(3), np.ones(3), 0, -1)]},
             "statistics: frame_length: expected a whole number from 0 to",
         ),
-        ({"foo": 1, "bar": 2}, "got 'foo', 'bar'"),
     ],
     ids=str,
 )
@@ -101,11 +100,9 @@ def test_an_option_that_cannot_be_is_named_in_one_line(option: dict[str, Any], s
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_option_is_told_with_those_there_are() -> None:
-    with pytest.raises(
-        ParameterError, match=r"^live stream: expected options among version, method, .*default_format;"
-    ):
-        opening(model="m", foo=1)
+def test_what_is_no_option_of_a_stream_is_a_parameter_of_its_method_as_in_a_batch() -> None:
+    for asked in (opening(model="m", n_steps=8), opening(model="m", parameters={"n_steps": 8})):
+        assert dict(asked.options.method.parameters) == {"n_steps": 8}
 
 
 def test_an_option_of_a_batch_is_checked_as_a_streams_is() -> None:

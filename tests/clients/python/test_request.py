@@ -12,6 +12,7 @@ from tonescope.errors import FrameError, InvalidInputError, ParameterError, Shap
 from tonescope.request import (
     frame_message,
     method_call,
+    method_parameters,
     model_ref,
     options,
     statistics_messages,
@@ -109,6 +110,57 @@ def test_parameters_keep_their_values_and_arrays_become_lists() -> None:
 def test_a_parameter_that_cannot_travel_is_named() -> None:
     with pytest.raises(ParameterError, match=r"parameter 'fill'.*got object"):
         method_call("m", {"fill": object()})
+
+
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [
+        (np.nan, "NaN or infinity"),
+        ([[1.0], [np.inf]], "NaN or infinity"),
+        (np.full((56, 20), np.nan), "NaN or infinity"),
+        (np.float32(np.inf), "NaN or infinity"),
+        ([np.ones(2), np.array([np.nan])], "NaN or infinity"),
+        (np.ones((56, 20), np.complex64), r"a complex array of shape \(56, 20\)"),
+        ([1j], "a complex number"),
+        (10**400, "int"),
+        (b"text", "bytes"),
+    ],
+    ids=str,
+)
+def test_a_parameter_without_finite_numbers_is_refused_before_anything_is_sent(value: object, got: str) -> None:
+    with pytest.raises(ParameterError, match=rf"^parameter 'baseline': expected finite numbers, .*, got {got}$"):
+        method_call("ig", {"baseline": value})
+
+
+def test_lists_within_lists_without_end_are_refused() -> None:
+    endless: list[object] = []
+    endless.append(endless)
+    with pytest.raises(ParameterError, match="more than 16 lists in each other"):
+        method_call("ig", {"baseline": endless})
+    deepest: object = 1.0
+    for _ in range(16):
+        deepest = [deepest]
+    method_call("ig", {"baseline": deepest}).SerializeToString()
+
+
+def test_arrays_within_lists_travel_as_lists() -> None:
+    assert dict(method_call("eg", {"background": [np.ones(2), (0, 1)]}).parameters) == {"background": [[1, 1], [0, 1]]}
+
+
+def test_parameters_may_be_a_mapping_or_keywords_but_none_of_them_both() -> None:
+    assert method_parameters({"top_k": 3}, {"n_steps": 8}) == {"top_k": 3, "n_steps": 8}
+    with pytest.raises(ParameterError, match=r"^parameter 'n_steps': expected once"):
+        method_parameters({"n_steps": 8}, {"n_steps": 9})
+    with pytest.raises(ParameterError, match=r"^parameters: expected a mapping from names to values, got list$"):
+        method_parameters(["n_steps"], {})  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match=r"^parameters: expected names as text, got 3$"):
+        method_call("ig", {3: 1})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("name", ["", None, 3])
+def test_a_model_without_a_name_is_refused(name: Any) -> None:
+    with pytest.raises(ParameterError, match=rf"^model: expected a name, or NAME/VERSION, got {name!r}$"):
+        model_ref(name)
 
 
 def test_complex_gains_travel_as_real_and_imaginary_parts() -> None:
