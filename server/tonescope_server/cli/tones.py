@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,9 @@ import numpy as np
 import typer
 from rich.table import Table
 
+from tonescope_server.checks import Finding, Severity
 from tonescope_server.cli.console import out, progress, remark, say, write_json
+from tonescope_server.cli.findings import section, show_findings
 from tonescope_server.cli.identity import FEATURES, field_text, megahertz_text, tone_text
 from tonescope_server.cli.local import load
 from tonescope_server.cli.options import (
@@ -32,6 +35,7 @@ from tonescope_server.cli.usage import only
 from tonescope_server.errors import ParameterError
 from tonescope_server.reports.arrays import ARRAYS
 from tonescope_server.reports.dataset import read_dataset
+from tonescope_server.reports.findings import check_data
 from tonescope_server.reports.tones.choice import METHOD, Choice, Plan, choose
 from tonescope_server.reports.tones.masking import Curve, Fill, Measure
 from tonescope_server.reports.tones.ranking import FEWEST_RECORDINGS, Over
@@ -39,6 +43,7 @@ from tonescope_server.services.in_process import client_table
 from tonescope_server.types import Target
 
 SHOWN = 16
+FAULTS = 4  # the exit code, as doctor's
 MOST_LIKELY_CHANCE = 0.05
 _ABOUT_RANKING = (
     "P K: the probability of being among the K most important tones; ranks: where nine draws in ten put it."
@@ -100,12 +105,18 @@ def tones(
     normalise: NormaliseOption = "",
     hop: HopOption = 0,
     format: FormatOption = "",
+    allow_faults: Annotated[
+        bool, typer.Option("--allow-faults", help="Choose all the same where the checks find the data at fault.")
+    ] = False,
 ) -> None:
     """Choose the tones that a model needs most, and say how sure that is.
 
     Ranks the tones with standard errors and the probability of being in the top K; compares the ranking over time,
     nodes and recordings; writes masks that a device can read; and measures what the model can still do with K tones,
-    beside random ones and the lowest. Null tones are never chosen.
+    beside random ones and the lowest. Null tones are never chosen. The data is checked first, as doctor does: where it
+    is at fault, its rows may be no tones, and nothing is chosen.
+
+    Exit codes: 0 done, 4 the data is at fault; 1 an error, 2 wrong usage.
 
     Example:  tonescope tones people_count monday.csi.jsonl tuesday.csi.jsonl --out tones
 
@@ -127,12 +138,36 @@ def tones(
     )
     with progress(f"{method} on {explainer.model.name}", None) as bar:
         data = [read_dataset(path, explainer, format) for path in recordings]
+        checked = {each.name: check_data(each, explainer.model, normalise) for each in data}
+        refuse_faults(checked, allow_faults)
         found = choose(explainer, data, plan, normalise, hop, bar.advance)
-    written = write_all(found, folder)
+    findings = [finding for each in checked.values() for finding in each]
+    written = write_all(found, findings, folder)
     show(found)
+    show_checked(checked)
     for text in explainer.model.warnings_for(normalise):
         remark(f"warning: {text}")
     remark(f"wrote {', '.join(path.name for path in written)} to {folder}")
+
+
+def refuse_faults(checked: Mapping[str, Sequence[Finding]], allowed: bool) -> None:
+    """End where data is at fault: its rows may be no tones, and a device would send the wrong ones for good."""
+    at_fault = [name for name, found in checked.items() if any(each.severity is Severity.FAULT for each in found)]
+    if at_fault and not allowed:
+        show_checked(checked)
+        remark(
+            f"nothing was chosen or written: {', '.join(at_fault)} {'is' if len(at_fault) == 1 else 'are'} at fault "
+            "(tonescope doctor says more; --allow-faults chooses all the same)"
+        )
+        raise typer.Exit(FAULTS)
+
+
+def show_checked(checked: Mapping[str, Sequence[Finding]]) -> None:
+    """Say what the checks found, under the name of each file where there are several."""
+    for name, found in checked.items():
+        if found and len(checked) > 1:
+            remark(f"{name}:")
+        show_findings(found)
 
 
 def parse_ks(text: str) -> tuple[int, ...]:
@@ -147,7 +182,7 @@ def parse_ks(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def write_all(found: Choice, folder: Path) -> list[Path]:
+def write_all(found: Choice, findings: Sequence[Finding], folder: Path) -> list[Path]:
     """Write everything that was found to a folder, and return the files.
 
     Raises:
@@ -156,7 +191,7 @@ def write_all(found: Choice, folder: Path) -> list[Path]:
     from tonescope_server.cli.tones_pictures import accuracy_picture, ranking_picture  # matplotlib takes its time
 
     summary = folder / "tones.json"
-    write_json(as_json(found), summary)
+    write_json(as_json(found) | {"findings": section(findings)}, summary)
     ranking, accuracy, header = folder / "ranking.csv", folder / "accuracy.csv", folder / "tones.h"
     write_ranking(found, ranking)
     write_accuracy(found.curve, accuracy)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tonescope_server import Explainer
 from tonescope_server.cli.tones_pictures import accuracy_figure
-from tonescope_server.demo import PLANTED_ROWS
+from tonescope_server.demo import PLANTED_ROWS, store_path
 from tonescope_server.demo.simulator import NULL_ROWS
-from tonescope_server.reports.dataset import read_dataset
+from tonescope_server.reports.dataset import cut_windows, read_dataset
 from tonescope_server.reports.tones.choice import Plan, choose
 
 QUICK = ("--random", 10, "--tried", 40)
@@ -124,7 +125,8 @@ def test_several_recordings_with_labels_are_told_by_recording_and_by_accuracy(ru
         windows = rng.random((9, 64, 20), np.float32)
         np.savez(tmp_path / f"{name}.npz", windows=windows, labels=rng.integers(0, 4, 9))
     files = [tmp_path / f"{name}.npz" for name in "abc"]
-    ran = run("tones", "people_count", *files, "--k", "4,2", "--fill", "mean", "--out", tmp_path / "out", *QUICK)
+    noise = ("--allow-faults", "--fill", "mean", "--out", tmp_path / "out")
+    ran = run("tones", "people_count", *files, "--k", "4,2", *noise, *QUICK)
     assert ran.code == 0, ran.err
     assert "errors and probabilities are over recordings." in ran.out
     assert "Accuracy on the labels with K tones, the others held at the mean" in ran.out
@@ -143,7 +145,7 @@ def test_a_paired_file_brings_its_labels(run, tmp_path: Path) -> None:
     )
     paired = tmp_path / "room.paired.jsonl"
     paired.write_text("".join(json.dumps(record) + "\n" for record in records))
-    ran = run("tones", "people_count", paired, "--out", tmp_path / "out", *QUICK)
+    ran = run("tones", "people_count", paired, "--allow-faults", "--out", tmp_path / "out", *QUICK)
     assert ran.code == 0, ran.err
     assert json.loads((tmp_path / "out" / "tones.json").read_text())["accuracy"]["measure"] == "accuracy"
 
@@ -171,7 +173,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(refused, recording: Path, tm
     array = tmp_path / "x.npy"
     np.save(array, np.zeros((9, 64, 20), np.float32))
     assert "--hop" in refused("tones", "people_count", array, "--hop", "3")
-    assert "tones that vary" in refused("tones", "people_count", array)
+    assert "tones that vary" in refused("tones", "people_count", array, "--allow-faults")
     (tmp_path / "taken").write_text("")
     assert "cannot be written" in refused("tones", "people_count", recording, "--out", tmp_path / "taken", *QUICK)
 
@@ -182,3 +184,36 @@ def demo_model():
     from tonescope_server.demo import store_path
 
     return Explainer.load("people_count", store=store_path())
+
+
+@pytest.fixture
+def scrambled(recording: Path, tmp_path: Path) -> Path:
+    """Windows of the demo's recording, written frame by frame and labelled as tones by frames."""
+    explainer = Explainer.load(store_path() / "people_count" / "1")
+    windows = cut_windows(read_dataset(recording, explainer), explainer, "").raw
+    path = tmp_path / "scrambled.npy"
+    np.save(path, windows.transpose(0, 2, 1).reshape(windows.shape))
+    return path
+
+
+def test_data_at_fault_is_named_and_nothing_is_written(run, scrambled, tmp_path) -> None:
+    folder = tmp_path / "none"
+    ran = run("tones", "people_count", scrambled, "--out", folder, *QUICK)
+    assert ran.code == 4
+    assert "FRAME_MAJOR" in ran.err
+    assert "nothing was chosen or written: scrambled.npy is at fault" in ran.err
+    assert not folder.exists()
+
+
+def test_faults_that_are_allowed_stand_in_the_report(run, scrambled, tmp_path) -> None:
+    folder = tmp_path / "some"
+    ran = run("tones", "people_count", scrambled, "--out", folder, "--allow-faults", *QUICK)
+    assert ran.code == 0, ran.err
+    assert "FRAME_MAJOR" in ran.err
+    findings = json.loads((folder / "tones.json").read_text())["findings"]
+    assert "FRAME_MAJOR" in [finding["code"] for finding in findings]
+
+
+def test_a_sound_recording_has_an_empty_section_of_findings(chosen) -> None:
+    _, folder = chosen
+    assert json.loads((folder / "tones.json").read_text())["findings"] == []
