@@ -371,6 +371,7 @@ class Tape:
     def finish(self) -> ir.Model:
         """Return the finished model: every result named, nothing unused left in it."""
         remove_unused(self._graph)
+        self._name_apart()
         state_types(self._model, self._shapes)
         for value in list(self._graph.inputs):
             if value is not self._input and not value.uses() and not value.is_graph_output():
@@ -476,6 +477,15 @@ class Tape:
         context = self.context
         rest = context.op("Shape", value, start=1)
         return context.op("Reshape", value, context.op("Concat", per_window, rest, axis=0))
+
+    def _name_apart(self) -> None:
+        """Rename values of the model that go by the name of a result, or of what is fed."""
+        ours = {*self._graph.inputs, *self._graph.outputs}
+        taken = {v.name for v in ours}
+        theirs = [*self._graph.initializers.values(), *(v for node in self._graph for v in node.outputs)]
+        for value in theirs:
+            if value.name in taken and value not in ours:
+                value.name = f"model:{value.name}"
 
     def _name_outputs(self, values: Sequence[ir.Value]) -> None:
         names = [str(v.name) for v in self._model_outputs]

@@ -285,3 +285,22 @@ def test_portable_graphs_lift_nothing(make_case):
         tape.result("cells", tape.evaluate().gradient)
         convolution = next(n for n in tape.finish().graph if n.op_type == "Conv")
         assert (convolution.inputs[0].name == "x") is portable
+
+
+def test_values_of_the_model_may_go_by_the_names_of_results_and_of_what_is_fed(make_case):
+    nodes = [
+        helper.make_node("Mul", ["x", "score"], ["cells"]),
+        helper.make_node("Tanh", ["cells"], ["baseline"]),
+        helper.make_node("Exp", ["baseline"], ["y"]),
+    ]
+    constants = {"score": np.array([2.0, 3.0], np.float32)}
+    model = make_case(nodes, (2,), constants, dtype=TensorProto.FLOAT)
+    tape = Tape(ir.from_proto(model), "x", (Term("y"),), lambda name: STANDARD, np.zeros(2, np.int64), 1)
+    factor = tape.feed_var("baseline", (2,))
+    tape.result("cells", tape.evaluate().gradient * factor)
+    session = ort.InferenceSession(ir.to_proto(tape.finish()).SerializeToString())
+    x = np.array([[0.1, -0.2]], np.float32)
+    ones = np.ones((1, 2), np.float32)
+    (cells,) = session.run(["cells"], {"x": x, "baseline": ones, "weights:0": ones})
+    t = np.tanh(x * constants["score"])
+    np.testing.assert_allclose(cells, np.exp(t) * (1 - t**2) * constants["score"], rtol=1e-5)
