@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from tonescope_server import plugin
-from tonescope_server.gradients.points import sum_over_tones_at
+from tonescope_server.gradients.points import sum_over_tones_at, where_counted
 from tonescope_server.gradients.tape import Tape
 
 
@@ -49,7 +49,8 @@ class ExpectedGradients(plugin.GraphMethod):
         span = tape.x.unsqueeze(0) - baselines
         # Counted from the window, so that the first point is the window to the last bit.
         found = tape.evaluate_path(tape.x.unsqueeze(0) - to_go * span, anchor=0)
-        cells = span * found.gradient * drawn
+        counted = span * drawn
+        cells = counted * where_counted(found.gradient, counted)
         tones = sum_over_tones_at(tape, cells)
         tape.result("cells", cells.sum(0))
         tape.result("tone_sums", tones.sum(0))

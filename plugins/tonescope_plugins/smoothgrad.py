@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from math import prod
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from tonescope_server import plugin
 from tonescope_server.errors import ShapeError
-from tonescope_server.gradients.points import pair_differences, spread_of_cells, sum_over_tones_at
+from tonescope_server.gradients.points import pair_differences, spread_of_cells, sum_over_tones_at, where_counted
 from tonescope_server.gradients.tape import Tape
 from tonescope_server.gradients.variables import Evaluation, Var
 from tonescope_server.types import FloatArray
@@ -59,7 +60,7 @@ class _NoisyGradients(plugin.GraphMethod):
         # 0 for the window itself, 1 for its noisy copies.
         counted = tape.feed_var("counted", (-1, *(1,) * len(tape.x.shape)))
         tape.result("samples", counted.sum(0))
-        self._sum_up(tape, found, counted)
+        self._sum_up(tape, replace(found, gradient=where_counted(found.gradient, counted)), counted)
 
     def _sum_up(self, tape: Tape, found: Evaluation, counted: Var) -> None:
         """Name the results: what the cells are made of, and what their standard error is."""

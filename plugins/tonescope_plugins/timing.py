@@ -11,7 +11,7 @@ from pydantic import Field
 
 from tonescope_server import plugin
 from tonescope_server.errors import ParameterError
-from tonescope_server.gradients.points import sum_over_tones_at
+from tonescope_server.gradients.points import sum_over_tones_at, where_counted
 from tonescope_server.gradients.tape import Tape
 
 BoolArray = npt.NDArray[np.bool_]
@@ -62,7 +62,8 @@ class Timing(plugin.GraphMethod):
         # Counted from the window, so that the first point is the window to the last bit.
         found = tape.evaluate_path(tape.x.unsqueeze(0) - to_go * free * span.unsqueeze(0), anchor=0)
         counts = counted * free
-        each = counts * found.gradient * span.unsqueeze(0)
+        parts = counts * span.unsqueeze(0)
+        each = parts * where_counted(found.gradient, parts)
         tones = sum_over_tones_at(tape, each * weight.unsqueeze(0))
         tape.result("cells", each.sum(0))
         tape.result("counts", counts.sum(0))

@@ -6,6 +6,18 @@ from tonescope_server.gradients.tape import Tape
 from tonescope_server.gradients.variables import Var
 
 
+def where_counted(values: Var, weights: Var) -> Var:
+    """Return values, but 0 where one that counts for nothing is not finite: 0 times it would not be 0.
+
+    The gradient of an amplitude does not exist at a baseline of zeros, which is on the path only to be scored.
+    """
+    context = values.tape.context
+    zero, infinity = (context.scalar(v, values.tape.x.value) for v in (0.0, float("inf")))
+    finite = context.op("Less", context.op("Abs", values.value), infinity)  # which no NaN is
+    idle = context.op("And", context.op("Equal", weights.value, zero), context.op("Not", finite))
+    return Var(values.tape, context.op("Where", idle, zero, values.value), values.shape)
+
+
 def sum_over_tones_at(tape: Tape, cells: Var) -> Var:
     """Sum the cells of each tone at each point: ``(batch, K, *input shape)`` → ``(batch, K, n_tones)``."""
     context, shape = tape.context, tape.x.shape
