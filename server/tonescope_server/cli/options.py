@@ -162,6 +162,6 @@ def parse_parameters(pairs: list[str] | None) -> dict[str, Any]:
             raise ParameterError(f"--param {pair!r}: expected {name!r} once, got it before as {found[name]!r}")
         try:
             found[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             found[name] = value
     return found

@@ -20,6 +20,7 @@ from pathlib import Path
 from tonescope_server.errors import (
     ConfigurationError,
     MissingWeightsError,
+    ParameterError,
     StorePathError,
     TonescopeError,
     UnknownModelError,
@@ -143,6 +144,7 @@ class ModelStore:
         """Return a model, loading it at its first use; no version means the newest.
 
         Raises:
+            ParameterError: no name.
             StorePathError: the name or version would leave the store.
             UnknownModelError: there is none of that name or version; the message lists what there is.
             ModelError: it cannot be loaded.
@@ -168,6 +170,8 @@ class ModelStore:
             return slot.entry(key)
 
     def _find(self, name: str, version: str) -> tuple[Key, _Slot]:
+        if not name:
+            raise ParameterError("model name: expected one, got none")
         _check_name("model name", name)
         if version:
             _check_name("model version", version)
@@ -221,7 +225,7 @@ def _outcome(slot: _Slot) -> Model:
 
 def _check_name(what: str, name: str) -> None:
     """Refuse what could be read as a path. Nothing is ever opened by such a name; this tells the sender so."""
-    if not name or len(name) > _LONGEST_NAME or name in (".", "..") or re.search(r"[/\\\x00-\x1f]|^[A-Za-z]:", name):
+    if len(name) > _LONGEST_NAME or name in (".", "..") or re.search(r"[/\\\x00-\x1f]|^[A-Za-z]:", name):
         shown = name if len(name) <= 60 else name[:57] + "…"
         raise StorePathError(f"{what}: expected a plain name, got {shown!r}")
 

@@ -29,6 +29,7 @@ REFUSED = [
     (_asked(model="nobody"), "NOT_FOUND", "UNKNOWN_MODEL", "tiny"),
     (_asked(version="9"), "NOT_FOUND", "UNKNOWN_MODEL", "9"),
     (_asked(model="../tiny"), "INVALID_ARGUMENT", "PATH_LEAVES_STORE", "../tiny"),
+    (_asked(model=""), "INVALID_ARGUMENT", "INVALID_PARAMETER", "model name"),
     (_asked(model="/etc/passwd"), "INVALID_ARGUMENT", "PATH_LEAVES_STORE", "/etc/passwd"),
     (_asked(version=".."), "INVALID_ARGUMENT", "PATH_LEAVES_STORE", ".."),
     (_asked(model="broken"), "FAILED_PRECONDITION", "NOT_ONNX", "model.onnx"),

@@ -9,6 +9,7 @@ import pytest
 from tonescope_server.errors import (
     ConfigurationError,
     CorruptWeightsError,
+    ParameterError,
     StorePathError,
     UnknownModelError,
 )
@@ -89,16 +90,22 @@ def test_a_broken_model_is_listed_with_its_reason_and_disturbs_no_other(root):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "../pose", "a/b", "/etc/passwd", "..\\pose", "C:evil", "po\0se", "x" * 300]
+    "name", [".", "..", "../pose", "a/b", "/etc/passwd", "..\\pose", "C:evil", "po\0se", "x" * 300]
 )
 def test_a_name_that_would_leave_the_store_is_refused(name, root):
     store = ModelStore(root)
     for ask in (store.get, store.load, store.unload):
         with pytest.raises(StorePathError, match="model name: expected a plain name, got"):
             ask(name)
-    if name:
-        with pytest.raises(StorePathError, match="model version: expected a plain name"):
-            store.get("count", name)
+    with pytest.raises(StorePathError, match="model version: expected a plain name"):
+        store.get("count", name)
+
+
+def test_no_name_is_a_name_missing_and_no_way_out_of_the_store(root):
+    store = ModelStore(root)
+    for ask in (store.get, store.load, store.unload):
+        with pytest.raises(ParameterError, match="^model name: expected one, got none$"):
+            ask("")
 
 
 @pytest.mark.parametrize("kind", ["folder", "version", "file", "bare", "adapter"])
