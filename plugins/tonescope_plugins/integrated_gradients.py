@@ -202,7 +202,7 @@ def _raised(windows: plugin.Windows, baseline: npt.NDArray[Any], parameters: Any
             found = found + results["cells"]
             ends, first = ends + results["end_scores"], False
         steps = level.steps
-        open_ = open_ & ~_converged(_left(found, ends), ends, parameters.tolerance)
+        open_ = ~_converged(_left(found, ends), ends, parameters.tolerance)
         if not open_.any():
             return
 
