@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tonescope_server.models.model import Model
-from tonescope_server.types import BoolArray, FloatArray, IntArray, Prediction
+from tonescope_server.types import BoolArray, FloatArray, IntArray, Prediction, frozen
 
 OUTPUT = "output:"
 
@@ -33,7 +33,15 @@ class PredictionReader:
         if self._is_regression:
             return Prediction(outputs, scores)
         classes = scores.argmax(axis=1)
-        return Prediction(outputs, scores, classes, self._names, self._temperature, self._untrained(classes))
+        return frozen(
+            Prediction,
+            outputs=outputs,
+            scores=scores,
+            class_index=classes,
+            class_names=self._names,
+            temperature=self._temperature,
+            untrained=self._untrained(classes),
+        )
 
     def _untrained(self, classes: IntArray) -> BoolArray | None:
         if not self._trained:

@@ -37,6 +37,7 @@ from tonescope_server.types import (
     ResultWarning,
     Target,
     TargetKind,
+    frozen,
 )
 
 if TYPE_CHECKING:
@@ -79,21 +80,22 @@ class Prepared:
         self.input_shape = explainer.model.input.shape[1:]
         # A method that is all graph is never shown its windows: making them costs a twentieth of a small explanation.
         self._is_all_graph = _keeps(method, "feeds") and _keeps(method, "finish")
-        self._plan = self._graph_plan() if isinstance(method, GraphMethod) else None
+        self._points = 1
+        self._plan = self._graph_plan(method) if isinstance(method, GraphMethod) else None
+        self._is_fed = any(weights is not None for weights in resolved.weights)
         settled = {} if self._plan is None else self._plan.settled
         self.parameters: Mapping[str, Any] = {**parameters.model_dump(mode="json"), **settled}
         self._is_open = is_open(self.target)
         estimated = self._plan is not None and explainer.is_quantised
         told = () if self._plan is None else self._plan.warnings
         self._standing = (*((STRAIGHT_THROUGH,) if estimated else ()), *told)
-        self._answer = partial(  # what every answer to this request says
-            Attribution,
-            tone_layout=explainer.model.table.id,
-            method=method.name,
-            parameters=self.parameters,
-            rule_set=self._plan.rule_set if self._plan is not None else "",
-            model_digest=explainer.model.digest,
-        )
+        self._said = {  # what every answer to this request says
+            "tone_layout": explainer.model.table.id,
+            "method": method.name,
+            "parameters": self.parameters,
+            "rule_set": self._plan.rule_set if self._plan is not None else "",
+            "model_digest": explainer.model.digest,
+        }
 
     @property
     def is_bounded(self) -> bool:
@@ -176,10 +178,9 @@ class Prepared:
 
     # -- graph methods ------------------------------------------------------------------------------------------
 
-    def _graph_plan(self) -> Plan:
-        method = self.method
-        assert isinstance(method, GraphMethod)  # the caller has looked
+    def _graph_plan(self, method: GraphMethod) -> Plan:
         try:
+            self._points = method.points(self._checked)
             nulls = self._nulls if self._is_all_graph else None
             taps = tuple(self._explainer.tapped(method, self._checked))
             shaped_by = (method.graph_key(self._checked), nulls.key if nulls is not None else None)
@@ -199,15 +200,14 @@ class Prepared:
     def _run_graph(self, x: FloatArray, check: Check, previous: FloatArray | None) -> _Found:
         method = self.method
         assert isinstance(method, GraphMethod)  # the caller has looked
-        points = method.points(self._checked)
-        most = max(EVALUATIONS_PER_RUN // points, 1)
+        most = max(EVALUATIONS_PER_RUN // self._points, 1)
         if len(x) <= most:
             estimate, totals, runs = self._run_part(method, x, slice(0, len(x)), check, previous)
         else:
             parts = [self._run_part(method, x, rows, check, previous) for rows in chunks(len(x), most)]
             estimate, totals, runs = _joined(parts)
         prediction = self._explainer.read_prediction(totals)
-        return estimate, prediction, totals["score"], runs * points, totals.get(null_sums.RESULT)
+        return estimate, prediction, totals["score"], runs * self._points, totals.get(null_sums.RESULT)
 
     def _run_part(
         self, method: GraphMethod, x: FloatArray, rows: slice, check: Check, previous: FloatArray | None
@@ -217,7 +217,8 @@ class Prepared:
             assert self._plan is not None  # a graph method always has one
             check()
             results = self._plan.session.run(self._shared(x[rows], rows, len(x)))
-            return Estimate(results.get("cells"), results.get("tones")), results, 1
+            estimate = frozen(Estimate, cells=results.get("cells"), tones=results.get("tones"), maps={})
+            return estimate, results, 1
         own = None if previous is None else previous[rows]
         windows = self._windows(x[rows], rows, own)
         passes = self._passes(method, windows, rows, len(x), lambda _: check())
@@ -228,26 +229,26 @@ class Prepared:
         """Yield what is found after each run that adds to the estimate."""
         method = self.method
         assert isinstance(method, GraphMethod)  # the caller has looked
-        windows, points = self._windows(x, rows), method.points(self._checked)
+        windows = self._windows(x, rows)
         for totals, runs, last in self._passes(method, windows, rows, batch, spend):
             step = method.finish if last else method.progress
             estimate = step(totals, windows, self._checked)
             if estimate is not None:
                 prediction, share = self._explainer.read_prediction(totals), totals.get(null_sums.RESULT)
-                yield (estimate, prediction, totals["score"], runs * points, share), last
+                yield (estimate, prediction, totals["score"], runs * self._points, share), last
 
     def _passes(
         self, method: GraphMethod, windows: Windows, rows: slice, batch: int, spend: Spend
     ) -> Iterator[tuple[_Results, int, bool]]:
         """Run the plan as often as the method asks; yield the results summed, how many runs, and if it was the last."""
-        plan, points = self._plan, method.points(self._checked)
+        plan = self._plan
         assert plan is not None  # a graph method always has one
         shared = self._shared(windows.x, rows, batch)
         totals: _Results = {}
         feeds = method.feeds(windows, self._checked)
         fed, runs = next(feeds, None), 0
         while fed is not None:
-            spend(points)
+            spend(self._points)
             results = plan.session.run({**shared, **fed})
             totals = _summed(totals, results) if totals else results
             runs += 1
@@ -256,7 +257,8 @@ class Prepared:
 
     def _shared(self, part: FloatArray, rows: slice, batch: int) -> _Results:
         """Return what every run on some of the windows is fed."""
-        return {self._explainer.model.input.name: part, **self._resolved.feeds(rows, batch)}
+        given = {self._explainer.model.input.name: part}
+        return {**given, **self._resolved.feeds(rows, batch)} if self._is_fed else given
 
     # -- procedural methods -------------------------------------------------------------------------------------
 
@@ -360,10 +362,11 @@ class Prepared:
         share: FloatArray | None,
     ) -> Attribution:
         tones = self._tones(x, estimate)
-        nulls = self._nulls
-        if share is None and nulls is not None:
+        if share is None and (nulls := self._nulls) is not None:
             share = nulls.share(estimate.cells, tones)
-        return self._answer(
+        return frozen(
+            Attribution,
+            **self._said,
             prediction=prediction,
             score=score,
             tones=tones,
@@ -398,7 +401,9 @@ class Prepared:
         if not self._is_open:
             return self.target
         if self.target.kind is TargetKind.PREDICTED:
-            return Target(TargetKind.ELEMENT, self.target.output, _classes(prediction, str(self.target.output)))
+            output = self.target.output
+            index = _classes(prediction, str(output))
+            return frozen(Target, kind=TargetKind.ELEMENT, output=output, index=index)
         return predicted_as_elements(self.target, partial(_classes, prediction))
 
 
@@ -477,7 +482,7 @@ def _warnings(prediction: Prediction, share: FloatArray | None) -> Iterator[Resu
                     row,
                 )
     untrained, classes = prediction.untrained, prediction.class_index
-    if untrained is not None and classes is not None:
+    if untrained is not None and classes is not None and untrained.any():
         for row in np.flatnonzero(untrained).tolist():
             yield ResultWarning(
                 "CLASS_NEVER_TRAINED",

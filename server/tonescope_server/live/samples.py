@@ -87,7 +87,7 @@ class Samples:
         return len(self._windows)
 
     def note(self, frames: Iterable[Frame]) -> None:
-        """Take note of frames that were not dropped: a message's at once, which costs a third of one by one."""
+        """Take note of frames that were not dropped: a message's at once."""
         kept_of = self._frames
         for frame in frames:
             key = frame.node_id, frame.transmitter

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import MISSING, FrozenInstanceError, fields, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tonescope_server import Explainer, plugin
 from tonescope_server.csi.cells import cell_map
 from tonescope_server.csi.tones import tone_table
 from tonescope_server.engine.plan import PlanCache
-from tonescope_server.errors import DeadlineError, MethodNotApplicableError, ParameterError, PluginError
+from tonescope_server.errors import DeadlineError, MethodNotApplicableError, ModelError, ParameterError, PluginError
 from tonescope_server.models.loading import load_model
 from tonescope_server.testing import tiny_models, tiny_windows
 
@@ -181,6 +181,21 @@ def test_a_class_that_was_never_trained_is_a_warning_for_that_window(explainers)
     assert 0 < len(expected) < 40
     assert [w.window for w in found] == list(expected)
     assert "class 2 was predicted" in found[0].message
+
+
+def test_results_hold_every_field_that_their_classes_have(explainers):
+    result = explainers["conv_1d"].explain(windows("conv_1d", 2), "input_x_gradient")
+    for made in (result, result.prediction, result.target):
+        assert vars(made).keys() >= {f.name for f in fields(made) if f.default is MISSING}
+        assert replace(made) is not made
+        with pytest.raises(FrozenInstanceError):
+            made.index = 3
+
+
+def test_a_missing_input_is_told_as_the_models_error(explainers):
+    session = explainers["conv_1d"].scoring(explainers["conv_1d"].resolve(None)).session
+    with pytest.raises(ModelError, match=r"(?i)missing input"):
+        session.run({})
 
 
 def test_no_class_is_untrained_where_the_manifest_does_not_say(explainers):
