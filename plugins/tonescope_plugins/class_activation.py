@@ -20,10 +20,9 @@ from tonescope_server.gradients.tape import Tape
 from tonescope_server.gradients.variables import Evaluation, Var
 from tonescope_server.types import ResultWarning
 
-
 BLANK = (
-    "nothing in the layer speaks for the target, so that its map is zero everywhere; relu=false shows what speaks against "
-    "it, and the parameter 'layer' names another layer"
+    "nothing in the layer speaks for the target, so that its map is zero everywhere; relu=false shows what speaks "
+    "against it, and the parameter 'layer' names another layer"
 )
 
 
@@ -124,8 +123,8 @@ class GradCam(ClassActivation):
 class GradCamPlusPlus(ClassActivation):
     """``relu(Σ_k w_k A_k)``, ``w_k = Σ α·relu(g)``, ``α = g² / (2g² + ΣA_k·g³)``, ``g = ∂f/∂A_k``.
 
-    α is 0 where g or the denominator is 0. It is worked out as ``1 / (2 + ΣA_k·g)``, which is the same and does not
-    underflow where gradients are small.
+    α is 0 where the denominator is 0. It is worked out as ``1 / (2 + ΣA_k·g)``, which is the same and does not underflow
+    where gradients are small; where g is 0, nothing is weighed by it.
 
     Source: Chattopadhay et al., "Grad-CAM++" (2018), equations 5 and 19, with g the gradient of the target itself: the
     paper's positive factor ``exp(f)``, which is the same everywhere in a map, is left out.
@@ -140,7 +139,7 @@ class GradCamPlusPlus(ClassActivation):
         context = tape.context
         zero, one = (context.scalar(v, gradient.value) for v in (0.0, 1.0))
         denominator = _over_grid("ReduceSum", at) * gradient + 2.0
-        none = context.op("Or", context.op("Equal", denominator.value, zero), context.op("Equal", gradient.value, zero))
+        none = context.op("Equal", denominator.value, zero)
         safe = context.op("Where", none, one, denominator.value)
         alpha = Var(tape, context.op("Where", none, zero, context.op("Div", one, safe)), gradient.shape)
         return _over_grid("ReduceSum", alpha * _relu(gradient)) * at
