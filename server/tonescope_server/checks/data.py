@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from tonescope_server.checks import drift, frames, gain, layout, normalisation
+from tonescope_server.checks import copies, drift, frames, gain, layout, normalisation
 from tonescope_server.checks.finding import Finding, Severity
 from tonescope_server.checks.series import Declared, Series
 from tonescope_server.csi.cells import FEATURE
@@ -60,8 +60,8 @@ def check_windows(cells: npt.NDArray[np.float32], declared: Declared, *, normali
         return []  # these checks know amplitudes: of complex windows, and of several links, only frames are checked
     found, reading = layout.check_cells(cells, declared.cells)
     series = reading.series(cells.reshape(len(cells), -1))
-    copies, series = frames.check_duplicates(series)
-    found += copies + _check_named(series, declared, raw=not normalised)
+    again, series = copies.check_copies(series)
+    found += again + _check_named(series, declared, raw=not normalised)
     return _once(found)
 
 
@@ -69,9 +69,9 @@ def _check_series(series: Series, declared: Declared) -> list[Finding]:
     table = declared.cells.table
     if series.amplitude.shape[1] in accepted_lengths(table):
         series = replace(series, amplitude=series.amplitude[:, : len(table)], rows=series.rows[: len(table)])
-    found, series = frames.check_duplicates(series)
-    found += frames.check_rate(series, declared)
-    mixed, series = frames.check_fields(series, table)
+    found, once = copies.check_copies(series)
+    found += frames.check_rate(series, declared, once)
+    mixed, series = frames.check_fields(once, table)
     read, series = layout.check_frames(series, declared.cells)
     found += mixed + read
     if series.amplitude.shape[1] > len(table):

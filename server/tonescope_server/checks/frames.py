@@ -1,6 +1,6 @@
-"""Frames that should not be there, or should not be alike: mixed training fields, duplicates, rows that are copies.
+"""Frames that should not be there: those of another training field, those of a node that sends none, too many or few.
 
-Here too: nodes that send nothing and rates that are off. What a row is belongs to ``layout``.
+Here too: rows that are copies of one another. Frames that are copies are in ``copies``; what a row is, in ``layout``.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from functools import lru_cache
 import numpy as np
 
 from tonescope_server.checks.finding import Finding, Severity
-from tonescope_server.checks.series import Declared, Series
+from tonescope_server.checks.series import Declared, Float64Array, Series
 from tonescope_server.csi.tones import ToneTable, certain_nulls, layouts_of_length, tone_table
 from tonescope_server.types import BoolArray
 
 MIXED_TRAINING_FIELDS = "MIXED_TRAINING_FIELDS"
-DUPLICATE_FRAMES = "DUPLICATE_FRAMES"
 DUPLICATE_ROWS = "DUPLICATE_ROWS"
 MISSING_NODE = "MISSING_NODE"
 RATE_MISMATCH = "RATE_MISMATCH"
 
 FEWEST_FRAMES = 16
 FEWEST_OF_A_KIND = 0.02  # of the frames: a kind of frame, not a chance zero
-DUPLICATE_SHARE = 0.005
-DUPLICATE_REACH = 3  # frames: senders repeat at once, if at all
 SILENT_INTERVALS = 20
 SILENT_S = 1.0
 
 
 def check_fields(series: Series, table: ToneTable) -> tuple[list[Finding], Series]:
     """Tell frames of another training field in between, by the rows that are null in one field alone.
+
+    There must be hardly a frame of neither kind. Live rows that are zero by chance, where the channel is weak, are so
+    one by one: for each frame that has none but zeros in such rows there are others that have some.
 
     Returns:
         What was found, and the series with the frames of the declared field only.
@@ -39,17 +39,30 @@ def check_fields(series: Series, table: ToneTable) -> tuple[list[Finding], Serie
         return [], series
     zero = series.amplitude == 0
     for name, other in _alternatives(table.id, len(table)):
-        only_here = certain_nulls(table) & ~other.null_mask[: len(table)]
-        if not only_here.any():
-            continue
-        ours = zero[:, only_here].all(axis=1)
-        if ours.all():
-            continue  # then none is of the other field
-        theirs = ~zero[:, only_here].any(axis=1) & zero[:, (certain_nulls(other)[: len(table)])].all(axis=1)
+        ours, theirs = _kinds(zero, table, other)
         shares = ours.mean(), theirs.mean()
         if min(shares) >= FEWEST_OF_A_KIND and sum(shares) >= 1 - FEWEST_OF_A_KIND:
             return [_mixed(series, table, name, ours, theirs)], series.only(ours)
     return [], series
+
+
+def _kinds(zero: BoolArray, table: ToneTable, other: ToneTable) -> tuple[BoolArray, BoolArray]:
+    """Mark the frames of the declared field, and those of the other, by their zeros."""
+    their_nulls = certain_nulls(other)[: len(table)]
+    only_ours = certain_nulls(table) & ~other.null_mask[: len(table)]
+    only_theirs = their_nulls & ~table.null_mask
+    none = np.zeros(len(zero), dtype=np.bool_)
+    if not (only_ours.any() or only_theirs.any()):
+        return none, none
+    ours = zero[:, only_ours].all(axis=1) & _carries(zero, only_theirs)
+    if ours.all():
+        return ours, none
+    return ours, zero[:, their_nulls].all(axis=1) & _carries(zero, only_ours)
+
+
+def _carries(zero: BoolArray, rows: BoolArray) -> BoolArray:
+    """Mark the frames in which half of the rows, at least, are not zero."""
+    return 2 * zero[:, rows].sum(axis=1) <= rows.sum()
 
 
 @lru_cache(maxsize=32)
@@ -72,38 +85,6 @@ def _mixed(series: Series, table: ToneTable, other: str, ours: BoolArray, theirs
     figures = {"share_of_other_field": float(theirs.mean()), "amplitude_ratio": ratio}
     remedy = f'send the frames of one training field only: those of "{table.id}", as the manifest declares'
     return Finding(MIXED_TRAINING_FIELDS, Severity.FAULT, message, remedy, figures, series.node_id)
-
-
-def check_duplicates(series: Series) -> tuple[list[Finding], Series]:
-    """Tell frames that repeat one of the last few, value by value; noise alone keeps real frames apart.
-
-    Returns:
-        What was found, and the series without the copies.
-    """
-    if len(series) < FEWEST_FRAMES:
-        return [], series
-    copies = _copies(series)
-    share = float(copies.mean())
-    if share < DUPLICATE_SHARE or copies.sum() < 2:
-        return [], series
-    message = f"{int(copies.sum())} of {len(series)} frames repeat one of the {DUPLICATE_REACH} before them exactly"
-    remedy = "find what sends frames twice: windows of copies hold less time than they say"
-    finding = Finding(DUPLICATE_FRAMES, Severity.FAULT, message, remedy, {"duplicate_share": share}, series.node_id)
-    return [finding], series.only(~copies)
-
-
-def _copies(series: Series) -> BoolArray:
-    amplitude = series.amplitude
-    copies = np.zeros(len(series), dtype=np.bool_)
-    varies = amplitude.max(axis=0) != amplitude.min(axis=0)
-    if not varies.any():
-        return copies
-    window = np.cumsum(~series.follows)
-    live = amplitude[:, varies]
-    for back in range(1, min(DUPLICATE_REACH, len(series) - 1) + 1):
-        same = (live[back:] == live[:-back]).all(axis=1) & (window[back:] == window[:-back])
-        copies[back:] |= same
-    return copies
 
 
 def check_rows(series: Series, null: BoolArray) -> list[Finding]:
@@ -180,21 +161,43 @@ def _silent(all_series: Sequence[Series]) -> list[Finding]:
     ]
 
 
-def check_rate(series: Series, declared: Declared) -> list[Finding]:
-    """Compare the rate of frames with the manifest's."""
-    if series.time_s is None or not declared.rate_hz or len(series) < FEWEST_FRAMES:
+def check_rate(series: Series, declared: Declared, once: Series | None = None) -> list[Finding]:
+    """Compare the rate of frames with the manifest's.
+
+    The rate is the mean one, pauses left out: frames that are lost on the way leave most intervals as they were.
+
+    Args:
+        series: frames as they came.
+        declared: nothing is said without its rate.
+        once: the series without copies. They may have been sent between the others or in their place: the rate is
+            wrong where it is either way.
+    """
+    if series.time_s is None or not declared.rate_hz:
         return []
-    steps = np.diff(series.time_s)
-    steps = steps[np.isfinite(steps)]
-    if len(steps) < FEWEST_FRAMES - 1 or (middle := float(np.median(steps))) <= 0:
+    measured = [_rate(each.time_s) for each in (series, once) if each is not None and each.time_s is not None]
+    known = [rate for rate in measured if rate is not None]
+    if not known or any(abs(rate_hz / declared.rate_hz - 1) <= declared.tolerance for rate_hz, _ in known):
         return []
-    rate_hz = 1 / middle
-    if abs(rate_hz / declared.rate_hz - 1) <= declared.tolerance:
-        return []
+    rate_hz, usual_hz = known[-1]
+    figures = {"rate_hz": rate_hz, "declared_rate_hz": declared.rate_hz}
     message = (
         f"frames come at {rate_hz:.3g} Hz; the model was trained at {declared.rate_hz:.3g} Hz "
         f"(± {declared.tolerance:.0%})"
     )
     remedy = f"send at {declared.rate_hz:.3g} Hz, or resample: a window covers another span of time than in training"
-    figures = {"rate_hz": rate_hz, "declared_rate_hz": declared.rate_hz}
+    if rate_hz < declared.rate_hz and abs(usual_hz / declared.rate_hz - 1) <= declared.tolerance:
+        figures["lost_share"] = 1 - rate_hz / usual_hz
+        message += f": {figures['lost_share']:.0%} of them are lost on the way"
+        remedy = "see where frames are lost: a window covers another span of time than in training"
     return [Finding(RATE_MISMATCH, Severity.WARNING, message, remedy, figures, series.node_id)]
+
+
+def _rate(time_s: Float64Array) -> tuple[float, float] | None:
+    """Return the mean rate, pauses left out, and that of the median interval, in Hz; None for too few frames."""
+    steps = np.diff(time_s[np.isfinite(time_s)])
+    if len(steps) < FEWEST_FRAMES - 1:
+        return None
+    middle = float(np.median(steps))
+    steps = steps[steps <= max(SILENT_S, SILENT_INTERVALS * middle)]
+    mean = float(steps.mean()) if len(steps) >= FEWEST_FRAMES - 1 else 0.0
+    return (1 / mean, 1 / middle if middle > 0 else np.inf) if mean > 0 else None

@@ -33,6 +33,29 @@ def test_frames_of_another_training_field_are_told_with_their_share_and_level(am
     assert len(kept) == 150
 
 
+def test_the_field_of_fewer_tones_is_told_among_frames_of_the_other(amplitude, series_from):
+    """The nulls of an HT-LTF are among those of an LLTF: the rows that are null in the other field alone tell them."""
+    ht = tone_table("esp_ht20")
+    mixed = np.where(ht.null_mask, 0, np.maximum(amplitude, 20)).astype(np.float32)
+    mixed[::4] /= 3.5
+    mixed[::4, LLTF.null_mask] = 0
+    found, kept = frames.check_fields(series_from(mixed), ht)
+    assert codes(found) == [frames.MIXED_TRAINING_FIELDS]
+    assert found[0].figures["share_of_other_field"] == pytest.approx(0.25)
+    assert found[0].figures["amplitude_ratio"] == pytest.approx(1 / 3.5, rel=0.05)
+    assert '"esp_lltf"' in found[0].message
+    assert len(kept) == 150
+
+
+def test_weak_tones_that_are_zero_by_chance_are_no_other_field(amplitude, series_from):
+    ht = tone_table("esp_ht20")
+    weak = np.where(ht.null_mask, 0, np.maximum(amplitude, 20)).astype(np.float32)
+    edge = LLTF.null_mask & ~ht.null_mask
+    weak[:, edge] = np.random.default_rng(6).random((200, edge.sum())) < 0.5
+    assert (weak[:, edge] == 0).all(axis=1).mean() > frames.FEWEST_OF_A_KIND
+    assert frames.check_fields(series_from(weak), ht)[0] == []
+
+
 def test_frames_of_one_field_are_all_kept(amplitude, series_from):
     found, kept = frames.check_fields(series_from(amplitude), LLTF)
     assert found == []
@@ -42,26 +65,6 @@ def test_frames_of_one_field_are_all_kept(amplitude, series_from):
 def test_the_first_56_rows_tell_the_fields_apart_too(amplitude, series_from):
     cut = series_from(with_ht_frames(amplitude, 4)[:, :56])
     assert codes(frames.check_fields(cut, tone_table("ruview56"))[0]) == [frames.MIXED_TRAINING_FIELDS]
-
-
-def test_copies_of_recent_frames_are_told_and_taken_out(amplitude, series_from):
-    copied = amplitude.copy()
-    copied[51], copied[102] = copied[50], copied[100]
-    found, kept = frames.check_duplicates(series_from(copied))
-    assert codes(found) == [frames.DUPLICATE_FRAMES]
-    assert found[0].figures["duplicate_share"] == pytest.approx(0.01)
-    assert len(kept) == 198
-
-
-def test_windows_that_overlap_are_no_copies(amplitude):
-    windows = np.stack([amplitude[start : start + 20] for start in range(0, 180, 19)])
-    follows = np.tile(np.arange(20) > 0, len(windows))
-    series = frames.Series(windows.reshape(-1, 64), np.arange(64), follows)
-    assert frames.check_duplicates(series)[0] == []
-
-
-def test_an_empty_channel_is_not_all_copies(series_from):
-    assert frames.check_duplicates(series_from(np.zeros((50, 64), np.float32)))[0] == []
 
 
 def test_rows_that_are_copies_are_told_and_nulls_are_not(amplitude, series_from):
@@ -106,6 +109,28 @@ def test_a_rate_beyond_the_tolerance_is_told(amplitude, series_from, declared, r
     found = frames.check_rate(series, replace(declared, rate_hz=20.0, tolerance=0.2))
     assert codes(found) == ([frames.RATE_MISMATCH] if told else [])
     assert all(finding.figures["rate_hz"] == pytest.approx(rate_hz) for finding in found)
+
+
+def test_frames_lost_at_random_lower_the_rate(amplitude, series_from, declared):
+    """Six intervals of ten are still whole ones: the median interval is as if nothing were lost."""
+    arrived = np.random.default_rng(4).random(200) > 0.4
+    series = series_from(amplitude[arrived], time_s=np.arange(200)[arrived] / 20)
+    (finding,) = frames.check_rate(series, replace(declared, rate_hz=20.0, tolerance=0.25))
+    assert finding.figures["rate_hz"] == pytest.approx(12, rel=0.1)
+    assert finding.figures["lost_share"] == pytest.approx(0.4, abs=0.05)
+    assert "lost" in finding.message
+
+
+def test_a_pause_is_no_lower_rate(amplitude, series_from, declared):
+    time_s = np.arange(200) / 20 + 60 * (np.arange(200) >= 100)
+    assert frames.check_rate(series_from(amplitude, time_s=time_s), replace(declared, rate_hz=20.0)) == []
+
+
+@pytest.mark.parametrize("where", ["between the others", "in place of others"])
+def test_copies_make_no_other_rate(amplitude, series_from, declared, where):
+    whole = series_from(amplitude, time_s=np.arange(200) / (40 if where == "between the others" else 20))
+    once = whole.only(np.arange(200) % 2 == 0)
+    assert frames.check_rate(whole, replace(declared, rate_hz=20.0), once) == []
 
 
 def test_a_rate_that_is_not_declared_is_not_judged(amplitude, series_from, declared):
