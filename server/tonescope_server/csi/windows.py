@@ -1,9 +1,9 @@
 """Sliding windows over frames: one ring a stream, and the rules for gaps, duplicates and mixed lengths.
 
 A stream is one transmitter heard by one antenna of one node, or, for windows of several links, by all of them, in
-frames of one length: streams never share a window. Frames of several lengths have one counter at their source, so the
-rules for sequence numbers are the source's. What a frame's values become is in ``quantities``; what a model does with a
-window is not known here.
+frames of one length: streams never share a window. A source is one transmitter heard by one node. Its frames have one
+counter, whatever their lengths and antennas, so the rules for sequence numbers are the source's. What a frame's values
+become is in ``quantities``; what a model does with a window is not known here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _FROM_THE_FIRST: Mapping[tuple[int, int], int] = {}
 TOO_MANY = "too_many_streams"
 _SEQUENCE_PERIOD = 1 << 32
 
-SourceKey = tuple[int, str, int]
+_KNOWN = "known"
+
+SourceKey = tuple[int, str]
 StreamKey = tuple[int, str, int, int]
 """Node, transmitter, antenna, and tones of a frame as it came; 0 tones for windows that were sent as such."""
 
@@ -72,11 +74,12 @@ class WindowCounts:
     """What became of the frames.
 
     Attributes:
-        frames: frames that entered a window.
+        frames: frames that entered a window, each once whatever its antennas.
         windows: windows emitted.
         skipped: frames and records passed over, by kind (``"length_192"``, ``"non_finite"``, ``"vitals"``,
-            …).
-        gaps: places where sequence numbers are missing.
+            …); as ``"antenna_non_finite"``, …, frames that are used but for some of their antennas.
+        gaps: places where sequence numbers are missing; where several sources of one node miss the same numbers (its
+            antennas, sent one by one), that is one place.
         missing: sequence numbers missing at those places.
         known: frames before those that a resumed stream begins with.
         duplicates: frames dropped because their sequence number was the last one seen.
@@ -112,10 +115,10 @@ class _Stream:
 
 @dataclass(slots=True)
 class _Source:
-    """One counter of frames, and a stream for each length that they have."""
+    """One counter of frames, and a stream for each antenna and length that they have."""
 
     last: int | None = None
-    streams: dict[int, _Stream] = field(default_factory=dict)
+    streams: dict[tuple[int, int], _Stream] = field(default_factory=dict)
 
 
 def accepted_lengths(table: ToneTable) -> tuple[int, ...]:
@@ -135,7 +138,8 @@ class Windower:
 
     - a frame of a length not in ``accept`` is skipped as ``length_<n>``, one with NaN or infinity as
       ``non_finite``; both keep their place in the sequence, so they make no gap;
-    - frames of several accepted lengths make windows of their own, and no gaps for each other;
+    - frames of several accepted lengths, and of several antennas, make windows of their own, and no gaps for each
+      other;
     - one that the reader cannot read, as the word it gives: ``no_phase``, ``links_<n>``;
     - the same sequence number as the last: a duplicate, dropped;
     - up to ``reorder_span`` behind the last: reordered, dropped;
@@ -201,17 +205,36 @@ class Windower:
         self._n_columns = n_tones if reader is None else reader.n_columns
         self._starts = starts
         self._sources: dict[SourceKey, _Source] = {}
+        self._gaps: dict[int, tuple[int, int]] = {}
         self._n_streams = 0
 
     def push(self, frame: Frame) -> list[Window]:
         """Take one frame; give the windows it completes (one for each antenna, at most)."""
         self.taken = []
+        counts = self.counts
+        source = self._source((frame.node_id, frame.transmitter))
+        if source is None:
+            counts.skipped[TOO_MANY] += 1
+            return []
+        sequence = self._admit(source, frame)
+        if sequence is None:
+            return []
         parts = self._parts(frame)
-        if len(parts) == 1:
-            window = self._push(frame, parts[0], None)
-            return [] if window is None else [window]
-        windows = (self._push(frame, part, rx) for rx, part in enumerate(parts))
-        return [window for window in windows if window is not None]
+        several = len(parts) > 1
+        windows, refused = [], ""
+        for rx, part in enumerate(parts):
+            found = self._enter(source, frame, part, rx if several else None, sequence)
+            if isinstance(found, str):
+                refused = found
+            elif found is not None:
+                windows.append(found)
+        if self.taken:
+            counts.frames += 1
+        if refused == _KNOWN:
+            counts.known += not self.taken
+        elif refused:
+            counts.skipped[f"antenna_{refused}" if self.taken else refused] += 1
+        return windows
 
     def skip(self, skipped: Skipped) -> None:
         """Count a record that is not a frame."""
@@ -220,6 +243,7 @@ class Windower:
     def reset(self) -> None:
         """Forget every stream; keep the counts."""
         self._sources.clear()
+        self._gaps.clear()
         self._n_streams = 0
 
     def _parts(self, frame: Frame) -> Sequence[npt.NDArray[Any]]:
@@ -227,30 +251,23 @@ class Windower:
             return self._reader.parts(frame)
         return [frame.amplitude] if frame.values.ndim == 1 else frame.amplitude  # type: ignore[return-value]
 
-    def _push(self, frame: Frame, part: npt.NDArray[Any], rx: int | None) -> Window | None:
-        key, length = (frame.node_id, frame.transmitter, rx or 0), part.shape[-1]
-        source = self._source(key)
-        if source is None:
-            self.counts.skipped[TOO_MANY] += 1
-            return None
-        sequence = self._admit(source, frame.sequence)
-        if sequence is None:
-            return None
+    def _enter(
+        self, source: _Source, frame: Frame, part: npt.NDArray[Any], rx: int | None, sequence: int
+    ) -> Window | str | None:
+        """Enter one antenna's values into its stream; give the window that they complete, or say why they are not."""
+        key = (rx or 0, part.shape[-1])
         row = self._read(part)
         if isinstance(row, str):
-            self.counts.skipped[row] += 1
-            return None
-        start = self._starts.get((frame.node_id, length), sequence)
-        if length not in source.streams and 0 < start - sequence <= RESUME_SPAN:
-            self.counts.known += 1
-            return None
-        stream = self._stream(source, length)
+            return row
+        if key not in source.streams:
+            start = self._starts.get((frame.node_id, key[1]), sequence)
+            if 0 < start - sequence <= RESUME_SPAN:
+                return _KNOWN
+        stream = self._stream(source, key)
         if stream is None:
-            self.counts.skipped[TOO_MANY] += 1
-            return None
-        self.counts.frames += 1
-        self.taken.append(((*key, length), row))
-        return self._append(stream, row, sequence, frame, rx, length)
+            return TOO_MANY
+        self.taken.append(((frame.node_id, frame.transmitter, *key), row))
+        return self._append(stream, row, sequence, frame, rx, key[1])
 
     def _read(self, part: npt.NDArray[Any]) -> FloatArray | str:
         """Read the values of a frame, or say in a word why it is skipped."""
@@ -270,16 +287,16 @@ class Windower:
             source = self._sources[key] = _Source()
         return source
 
-    def _stream(self, source: _Source, length: int) -> _Stream | None:
-        stream = source.streams.get(length)
+    def _stream(self, source: _Source, key: tuple[int, int]) -> _Stream | None:
+        stream = source.streams.get(key)
         if stream is None and self._n_streams < self.max_streams:
             self._n_streams += 1
-            stream = source.streams[length] = _Stream(self.window_frames, self._n_columns)
+            stream = source.streams[key] = _Stream(self.window_frames, self._n_columns)
         return stream
 
-    def _admit(self, source: _Source, sequence: int | None) -> int | None:
+    def _admit(self, source: _Source, frame: Frame) -> int | None:
         """Apply the rules for sequence numbers; give the frame's number, or None where it is dropped."""
-        last = source.last
+        last, sequence = source.last, frame.sequence
         if last is None:
             source.last = sequence or 0
             return source.last
@@ -295,7 +312,8 @@ class Windower:
         if -self.reorder_span <= step < 0:
             self.counts.reordered += 1
             return None
-        if step > 1:
+        if step > 1 and self._gaps.get(frame.node_id) != (last, sequence):
+            self._gaps[frame.node_id] = (last, sequence)
             self.counts.gaps += 1
             self.counts.missing += step - 1
         if step < 0 or step - 1 > self.max_gap:

@@ -1,4 +1,4 @@
-"""What the log says of an unexpected exception: where it came from, in a bounded length. Never what was being explained.
+"""What the log says of an unexpected exception: where it came from, in a bounded length, never what was explained.
 
 Local variables are whole requests: to render them takes seconds, during which no stream is served, and leaves the
 values of somebody's windows in a log. So an exception is its type, its message cut short and the lines that led to it.

@@ -109,6 +109,39 @@ def test_antennas_never_share_a_window():
     assert {window.key for window in windows} == {(0, "", 0, N), (0, "", 1, N)}
 
 
+def test_a_frame_counts_once_whatever_its_antennas_and_makes_no_gaps_for_frames_of_other_antennas():
+    windower = Windower(20, 5, N)
+    one, two = np.ones(N, np.float32), np.ones((2, N), np.float32)
+    windows = push_all(windower, (Frame(two if i % 2 else one, sequence=i) for i in range(50)))
+    counts = windower.counts
+    assert (counts.frames, counts.gaps, counts.missing, counts.restarts) == (50, 0, 0, 0)
+    assert [window.last_sequence for window in windows if window.rx == 1] == [39, 49]
+    push_all(windower, (Frame(two, sequence=i) for i in (53, 53, 52, 54)))
+    assert (counts.frames, counts.gaps, counts.missing) == (52, 1, 3)
+    assert (counts.duplicates, counts.reordered, counts.restarts) == (1, 1, 1)
+    push_all(windower, [Frame(np.ones((2, 7), np.float32), sequence=55), Frame(two * np.nan, sequence=56)])
+    assert counts.skipped == {"length_7": 1, "non_finite": 1}
+
+
+def test_an_antenna_that_cannot_be_read_is_counted_apart_from_frames_that_cannot():
+    windower = Windower(2, 1, N)
+    broken = np.ones((3, N), np.float32)
+    broken[1, 0] = np.nan
+    windows = push_all(windower, (Frame(broken, sequence=i) for i in range(3)))
+    assert [window.rx for window in windows] == [0, 2, 0, 2]
+    assert (windower.counts.frames, windower.counts.skipped) == (3, {"antenna_non_finite": 3})
+
+
+def test_a_gap_that_all_antennas_of_a_node_show_is_one_gap():
+    windower = Windower(2, 1, N)
+    for i in (0, 1, 4, 5, 8):
+        for rx in range(3):
+            windower.push(frame(i, i, node_id=3, transmitter=f"ap/rx{rx}"))
+    assert (windower.counts.gaps, windower.counts.missing) == (2, 4)
+    push_all(windower, (frame(i, i, node_id=4) for i in (0, 1, 4)))
+    assert windower.counts.gaps == 3
+
+
 def test_frames_of_another_length_are_skipped_and_counted_without_making_a_gap():
     windower = Windower(3, 1, N)
     frames = [frame(i, i, n=6 if i % 2 else N) for i in range(10)]

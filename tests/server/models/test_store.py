@@ -104,7 +104,7 @@ def test_a_name_that_would_leave_the_store_is_refused(name, root):
 def test_no_name_is_a_name_missing_and_no_way_out_of_the_store(root):
     store = ModelStore(root)
     for ask in (store.get, store.load, store.unload):
-        with pytest.raises(ParameterError, match="^model name: expected one, got none$"):
+        with pytest.raises(ParameterError, match=r"^model name: expected one, got none$"):
             ask("")
 
 
