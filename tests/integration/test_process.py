@@ -21,6 +21,7 @@ import pytest
 
 from tonescope.v1 import (
     attribution_pb2,
+    attribution_service_pb2,
     attribution_service_pb2_grpc,
     csi_pb2,
     live_pb2,
@@ -195,6 +196,32 @@ def test_metrics_count_what_the_streams_did(start: Start) -> None:
         list(call)
     assert "tonescope_streams_open 1.0" in text
     assert 'tonescope_windows_total{outcome="failed"} 1.0' in text
+
+
+def test_metrics_count_what_progressive_calls_did(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = start("--metrics", f"127.0.0.1:{port}")
+    values = np.ones((56, 4), "<f4")
+    good = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=values.shape, data=values.tobytes())
+    request = attribution_service_pb2.ExplainProgressivelyRequest(
+        options=attribution_pb2.ExplainOptions(model=model_pb2.ModelRef(name="tiny")),
+        windows=[csi_pb2.Window(values=good), csi_pb2.Window()],
+    )
+    with grpc.insecure_channel(address_of(process)) as channel:
+        stub = attribution_service_pb2_grpc.AttributionServiceStub(channel)
+        assert len(list(stub.ExplainProgressively(request, timeout=20))) == 2
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    for line in (
+        "tonescope_progressive_open 0.0",
+        "tonescope_progressive_total 1.0",
+        'tonescope_progressive_updates_total{outcome="found"} 1.0',
+        'tonescope_progressive_updates_total{outcome="sent"} 2.0',
+        'tonescope_progressive_windows_total{why="exhausted"} 1.0',
+        'tonescope_progressive_windows_total{why="failed"} 1.0',
+        "tonescope_progressive_evaluations_total 1.0",
+    ):
+        assert f"\n{line}\n" in text
 
 
 def test_what_a_store_holds_that_is_no_model_is_logged_once(start: Start, tmp_path: Path, shared: Path) -> None:
