@@ -116,7 +116,7 @@ class Net:
         inner = self.linear(self.layer_normalized(x, f"{name}.norm2", width), f"{name}.fc1", width, wide)
         return str(self.op("Add", x, self.linear(self.op("Gelu", inner), f"{name}.fc2", wide, width)))
 
-    def model(self, y: str) -> onnx.ModelProto:
+    def model(self, y: str, opset: int = OPSET) -> onnx.ModelProto:
         """Finish: ``x`` (batch, *shape) → ``logits``."""
         self._nodes.append(helper.make_node("Identity", [y], ["logits"], name="result"))
         graph = helper.make_graph(
@@ -126,7 +126,7 @@ class Net:
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])],
             [numpy_helper.from_array(np.asarray(value), name) for name, value in self.tensors.items()],
         )
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
         onnx.checker.check_model(made)
         return made
 

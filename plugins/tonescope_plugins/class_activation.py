@@ -123,8 +123,8 @@ class GradCam(ClassActivation):
 class GradCamPlusPlus(ClassActivation):
     """``relu(Σ_k w_k A_k)``, ``w_k = Σ α·relu(g)``, ``α = g² / (2g² + ΣA_k·g³)``, ``g = ∂f/∂A_k``.
 
-    α is 0 where the denominator is 0. It is worked out as ``1 / (2 + ΣA_k·g)``, which is the same and does not underflow
-    where gradients are small; where g is 0, nothing is weighed by it.
+    α is 0 where the denominator is 0. It is worked out as ``1 / (2 + ΣA_k·g)``, which is the same and does not
+    underflow where gradients are small; where g is 0, nothing is weighed by it.
 
     Source: Chattopadhay et al., "Grad-CAM++" (2018), equations 5 and 19, with g the gradient of the target itself: the
     paper's positive factor ``exp(f)``, which is the same everywhere in a map, is left out.
