@@ -129,8 +129,9 @@ class Prediction:
         """
         if self.class_index is None or self.temperature is None:
             return None if self.class_index is None else self.scores
-        powers = np.exp((self.scores - self.scores.max(axis=1, keepdims=True)) / self.temperature)
-        result: FloatArray = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32, copy=False)
+        below = self.scores - np.maximum.reduce(self.scores, axis=1, keepdims=True)
+        powers = np.exp(below if self.temperature == 1 else below / self.temperature)
+        result: FloatArray = (powers / np.add.reduce(powers, axis=1, keepdims=True)).astype(np.float32, copy=False)
         return result
 
 

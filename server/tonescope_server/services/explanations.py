@@ -6,6 +6,7 @@ without a detour.
 
 from __future__ import annotations
 
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -67,13 +68,14 @@ class ExplanationWriter:
         tones = result.tones[row]
         self._write_tones(tones, into.tones)
         strongest = np.abs(tones).argsort(kind="stable")[::-1][: self._want.top_k]
+        add = into.top.add
         for tone, value in zip(strongest.tolist(), tones[strongest].tolist(), strict=True):
-            into.top.add(row=tone, attribution=value)
+            add(row=tone, attribution=value)
         if result.cells is not None:
             self._write_cells(result.cells[row], into)
         if result.convergence_delta is not None:
             into.convergence_delta = result.convergence_delta[row]
-        if result.null_tone_share is not None and not np.isnan(share := result.null_tone_share[row]):
+        if result.null_tone_share is not None and not isnan(share := result.null_tone_share[row]):
             into.null_tone_share = share
         if result.standard_error is not None:
             self._write_tones(result.standard_error[row], into.standard_error)
