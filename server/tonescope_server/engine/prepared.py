@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,9 @@ import numpy.typing as npt
 from tonescope_server.csi.spectrum import tone_groups
 from tonescope_server.engine import null_sums
 from tonescope_server.engine.access import EVALUATIONS_PER_RUN, Access, Check, Spend, chunks, free, never
+from tonescope_server.engine.baselines import manifest_baseline, named_baselines
 from tonescope_server.engine.plan import Plan
-from tonescope_server.engine.prediction import OUTPUT
+from tonescope_server.engine.runs import Part, Results, joined, summed
 from tonescope_server.engine.targets import Resolved, is_open, predicted_as_elements, resolve
 from tonescope_server.errors import MethodNotApplicableError, PluginError, TonescopeError
 from tonescope_server.gradients.tape import Tape
@@ -43,11 +43,8 @@ from tonescope_server.types import (
 if TYPE_CHECKING:
     from tonescope_server.engine.explainer import Explainer
 
-_Results = dict[str, npt.NDArray[Any]]
 _Found = tuple[Estimate, Prediction, FloatArray, int, FloatArray | None]
 """The estimate, what the model said, the target's value, evaluations per window, and the null-tone share if known."""
-_Part = tuple[Estimate, _Results, int]
-"""What one part of a batch gave, the plan's results, and how often the plan ran."""
 
 NULL_SHARE_LIMIT = 0.01
 # Runs that a plan's cost is measured by, cut short for a plan that is dear whatever the machine is doing.
@@ -205,13 +202,13 @@ class Prepared:
             estimate, totals, runs = self._run_part(method, x, slice(0, len(x)), check, previous)
         else:
             parts = [self._run_part(method, x, rows, check, previous) for rows in chunks(len(x), most)]
-            estimate, totals, runs = _joined(parts)
+            estimate, totals, runs = joined(parts)
         prediction = self._explainer.read_prediction(totals)
         return estimate, prediction, totals["score"], runs * self._points, totals.get(null_sums.RESULT)
 
     def _run_part(
         self, method: GraphMethod, x: FloatArray, rows: slice, check: Check, previous: FloatArray | None
-    ) -> _Part:
+    ) -> Part:
         """Run the plan as often as the method asks, on windows that fit one run."""
         if self._is_all_graph:
             assert self._plan is not None  # a graph method always has one
@@ -239,23 +236,23 @@ class Prepared:
 
     def _passes(
         self, method: GraphMethod, windows: Windows, rows: slice, batch: int, spend: Spend
-    ) -> Iterator[tuple[_Results, int, bool]]:
+    ) -> Iterator[tuple[Results, int, bool]]:
         """Run the plan as often as the method asks; yield the results summed, how many runs, and if it was the last."""
         plan = self._plan
         assert plan is not None  # a graph method always has one
         shared = self._shared(windows.x, rows, batch)
-        totals: _Results = {}
+        totals: Results = {}
         feeds = method.feeds(windows, self._checked)
         fed, runs = next(feeds, None), 0
         while fed is not None:
             spend(self._points)
             results = plan.session.run({**shared, **fed})
-            totals = _summed(totals, results) if totals else results
+            totals = summed(totals, results) if totals else results
             runs += 1
             fed = _next(feeds, results)
             yield totals, runs, fed is None
 
-    def _shared(self, part: FloatArray, rows: slice, batch: int) -> _Results:
+    def _shared(self, part: FloatArray, rows: slice, batch: int) -> Results:
         """Return what every run on some of the windows is fed."""
         given = {self._explainer.model.input.name: part}
         return {**given, **self._resolved.feeds(rows, batch)} if self._is_fed else given
@@ -321,35 +318,11 @@ class Prepared:
 
     @cached_property
     def _baseline(self) -> FloatArray:
-        """The manifest's baseline: one value per tone, or one for every cell."""
-        model = self._explainer.model
-        stated, dtype = model.manifest.baseline, np.dtype(model.input.dtype)
-        if stated.tones:
-            return self._held_over_frames(stated.tones)
-        baseline = np.full((1, *self.input_shape), stated.value, dtype)
-        baseline.flags.writeable = False  # it serves later requests too
-        return baseline
+        return manifest_baseline(self._explainer.model)
 
     @cached_property
     def _named_baselines(self) -> Mapping[str, FloatArray]:
-        """What else the manifest states to compare with."""
-        model = self._explainer.model
-        stated = model.manifest.baseline
-        means = {"dataset_mean": stated.dataset_mean, "empty_room": stated.empty_room}
-        found = {name: self._held_over_frames(tones) for name, tones in means.items() if tones}
-        if model.background is not None and not stated.dataset_mean:
-            mean = model.background.mean(axis=0, keepdims=True, dtype=np.float64).astype(model.background.dtype)
-            mean.flags.writeable = False
-            found["dataset_mean"] = mean
-        return found
-
-    def _held_over_frames(self, tones: Sequence[float]) -> FloatArray:
-        """Return a value per tone as a window, ``(1, *input shape)``."""
-        model = self._explainer.model
-        per_tone = np.asarray(tones, np.dtype(model.input.dtype))
-        window = per_tone[model.cells.tone_of_cell].reshape((1, *self.input_shape))
-        window.flags.writeable = False
-        return window
+        return named_baselines(self._explainer.model)
 
     def _attribution(
         self,
@@ -418,48 +391,12 @@ def blamed_on(method: Method, error: Exception) -> PluginError:
     return PluginError(f"method '{method.name}' failed: {type(error).__name__}: {first}")
 
 
-def _summed(totals: Mapping[str, npt.NDArray[Any]], results: Mapping[str, npt.NDArray[Any]]) -> _Results:
-    """Add what the method named; predictions and the score are the same in every run."""
-    same = set(_per_window(results))
-    return {name: value if name in same else totals[name] + value for name, value in results.items()}
-
-
-def _next(feeds: Feeds, results: _Results) -> Mapping[str, npt.NDArray[Any]] | None:
+def _next(feeds: Feeds, results: Results) -> Mapping[str, npt.NDArray[Any]] | None:
     """Hand a run's results over, and return what the next is fed; None where there is none."""
     try:
         return feeds.send(results)
     except StopIteration:
         return None
-
-
-def _joined(parts: list[_Part]) -> _Part:
-    """Put the parts of a batch together: estimates, predictions and scores."""
-
-    def along(field: str) -> Any:
-        values = [getattr(estimate, field) for estimate, _, _ in parts]
-        return None if values[0] is None else np.concatenate(values)
-
-    arrays = {f: along(f) for f in ("cells", "tones", "convergence_delta", "units", "standard_error")}
-    maps = {name: np.concatenate([estimate.maps[name] for estimate, _, _ in parts]) for name in parts[0][0].maps}
-    warnings = tuple(_moved_warnings(parts))
-    estimate = Estimate(**arrays, batches=parts[0][0].batches, maps=maps, warnings=warnings)
-    names = _per_window(parts[0][1])
-    totals = {name: np.concatenate([t[name] for _, t, _ in parts]) for name in names}
-    return estimate, totals, max(runs for _, _, runs in parts)
-
-
-def _moved_warnings(parts: list[_Part]) -> Iterator[ResultWarning]:
-    """Yield the warnings of all parts; the windows that they are about count from the first of the whole batch."""
-    first = 0
-    for estimate, results, _ in parts:
-        for warning in estimate.warnings:
-            yield replace(warning, window=None if warning.window is None else first + warning.window)
-        first += len(results["score"])
-
-
-def _per_window(results: Iterable[str]) -> list[str]:
-    """Name the results that say something of a window, whichever run they come from."""
-    return [name for name in results if name in ("score", null_sums.RESULT) or name.startswith(OUTPUT)]
 
 
 def _classes(prediction: Prediction, output: str) -> IntArray:
