@@ -1,4 +1,4 @@
-"""What a model's manifest states to compare windows with, as windows; what a method is given is ``plugin.baseline``'s."""
+"""What a model's manifest states to compare windows with, as windows. What a request gives is ``plugin.baseline``'s."""
 
 from __future__ import annotations
 
