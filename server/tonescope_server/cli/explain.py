@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from tonescope_server.checks import Finding
 from tonescope_server.checks.drift import attribution_profile
 from tonescope_server.cli.band import null_share_text, prediction_text
 from tonescope_server.cli.console import out, progress, remark, say, write_json
+from tonescope_server.cli.counted import Counted
 from tonescope_server.cli.findings import findings_here, findings_there, findings_told, section, show_findings
 from tonescope_server.cli.identity import (
     FEATURES,
@@ -48,19 +49,19 @@ from tonescope_server.cli.options import (
     parse_parameters,
     parse_target,
 )
-from tonescope_server.cli.recordings import frames_for_daemon, open_file, windows_of
+from tonescope_server.cli.recordings import frames_for_daemon, need_windows, open_file, windows_of
 from tonescope_server.cli.remote import daemon
 from tonescope_server.cli.replay import open_stream
 from tonescope_server.cli.usage import only
 from tonescope_server.cli.warned import Warned
 from tonescope_server.csi.cells import CellMap, cell_map
-from tonescope_server.csi.frames import Frame
 from tonescope_server.csi.quantities import COMPONENTS, Quantity
 from tonescope_server.csi.tones import tone_table
 from tonescope_server.engine.explainer import installed_plugins
 from tonescope_server.errors import ParameterError
 from tonescope_server.live.messages import Job, Wanted
 from tonescope_server.models.manifest import Manifest
+from tonescope_server.models.model import warnings_for
 from tonescope_server.reports.arrays import ARRAYS, read_arrays
 from tonescope_server.types import Target
 
@@ -139,14 +140,14 @@ def explain(
             options: dict[str, Any] = {"method": method, "target": asked, "top_k": top, "cells": png is not None}
             options |= {"declared_rows": declared_rows, "parts": parts, "maps": maps, "units": maps}
             windowing = normalise, hop, format
-            found, drawn, findings = _remote(client, file, model, options, parameters, windowing, window, narrowing)
+            got = _remote(client, file, model, options, parameters, windowing, window, narrowing)
     else:
         explainer = load(context, model, store, manifest, adapter, weights)
         if is_array:
-            jobs = jobs_of(read_arrays(file), explainer, normalise)
+            jobs, counted = jobs_of(read_arrays(file), explainer, normalise), None
         else:
             recording = open_file(file, explainer.host, format)
-            jobs = windows_of(recording, explainer.model, explainer.host, normalise, hop)[0]
+            jobs, counted = windows_of(recording, explainer.model, explainer.host, normalise, hop)
         asked_here = parse_target(target, output, Target)
         want = Wanted(top, True, declared_rows, parts, maps, maps)
         explained = explain_here if narrowing is None else narrowing.here
@@ -154,14 +155,16 @@ def explain(
         findings = findings_here(explainer, file, format, normalise, method, found)
         if png is None:
             found = [replace(each, cells=None) for each in found]
-        for text in explainer.model.warnings_for(normalise):
-            remark(f"warning: {text}")
-        drawn = explainer.model.cells, _values(jobs, window)
+        warnings = explainer.model.warnings_for(normalise)
+        got = Explained(found, explainer.model.cells, _values(jobs, window), findings, warnings, counted)
+    found, findings = got.found, got.findings
+    for text in got.warnings:
+        remark(f"warning: {text}")
     if json is not None:
-        report = report_of(found, findings, drawn[0] if declared_rows else None)
+        report = report_of(got, declared_rows)
         write_json(report if narrowing is None else report | {"progress": narrowing.section}, json)
     if png is not None:
-        _draw(found, window, *drawn, file, png)
+        _draw(found, window, got.cells, got.values, file, png)
         remark(f"wrote {png}")
     if json is None or str(json) != "-":
         show(found, top)
@@ -170,19 +173,46 @@ def explain(
         if parts:
             show_parts(found, top)
         if declared_rows:
-            show_declared(found, drawn[0], top)
+            show_declared(found, got.cells, top)
         Warned.of(found).show({finding.code for finding in findings})
+    if got.counted is not None:
+        got.counted.say(file.name)
     show_findings(findings)
 
 
-def report_of(found: list[Explanation], findings: list[Finding], cells: CellMap | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Explained:
+    """What came of a file, here or at a daemon.
+
+    Attributes:
+        cells: how the model lays out a window; ``values``: the window that is drawn, None where it is not at hand.
+        warnings: what had to be guessed of the model.
+        counted: what became of a recording's frames; None for an array of windows.
+    """
+
+    found: list[Explanation]
+    cells: CellMap
+    values: Any
+    findings: list[Finding]
+    warnings: Sequence[str]
+    counted: Counted | None = None
+
+
+def report_of(got: Explained, declared_rows: bool = False) -> dict[str, Any]:
     """Build the report: what was found wrong, where the attribution lies over all windows, and every explanation.
 
-    With ``cells``, also what each declared row holds.
+    With ``declared_rows``, also what each declared row holds.
     """
-    profile: Any = attribution_profile(np.stack([each.tones for each in found])) if found else []
-    report = {"findings": section(findings), "attribution_profile": profile, "explanations": found}
-    return report if cells is None else report | {"declared_rows": declared_rows_of(cells)}
+    profile: Any = attribution_profile(np.stack([each.tones for each in got.found])) if got.found else []
+    report = {
+        "findings": section(got.findings),
+        "model_warnings": list(got.warnings),
+        "attribution_profile": profile,
+        "explanations": got.found,
+    }
+    if got.counted is not None:
+        report["recording"] = got.counted.section
+    return report | {"declared_rows": declared_rows_of(got.cells)} if declared_rows else report
 
 
 def _values(jobs: list[Job], window: int) -> Any:
@@ -198,7 +228,7 @@ def _remote(
     windowing: tuple[str, int, str],
     window: int,
     narrowing: Narrowing | None,
-) -> tuple[list[Explanation], tuple[CellMap, Any], list[Finding]]:
+) -> Explained:
     normalise, hop, format = windowing
     if narrowing is not None and file.suffix not in ARRAYS:
         raise ParameterError(
@@ -206,22 +236,25 @@ def _remote(
         )
     name, _, version = model.partition("/")
     detail = client.model(name, version)
-    cells = _cells_of(detail)
+    cells, warnings = _cells_of(detail), warnings_for(detail.warnings, normalise)
     if file.suffix in ARRAYS:
         array = read_arrays(file)
         asked = {"model": name, "version": version, "normalise": normalise, **options}
         if narrowing is not None:
-            found = narrowing.there(client, array, asked | parameters)
+            found = narrowing.there(client, array, asked | {"parameters": parameters})
         else:
             with progress(f"{options['method']} at {client.address}", None):
-                found = list(client.explain(array, **asked, **parameters))
+                found = list(client.explain(array, **asked, parameters=parameters))
         stated = Manifest.parse(detail.manifest)
         findings = findings_there(stated, cells, array, normalise, options["method"], found)
-        return found, (cells, array[window] if window < len(array) else None), findings
-    recording = open_file(file, installed_plugins(), format)
+        return Explained(found, cells, array[window] if window < len(array) else None, findings, warnings)
+    recording, counted = open_file(file, installed_plugins(), format), Counted()
 
     def frames(whole: bool) -> Iterator[tonescope.Frame]:
-        return (each for item in recording if isinstance(item, Frame) for each in frames_for_daemon(item, whole))
+        for frame in counted.frames_of(recording):
+            for each in frames_for_daemon(frame, whole):
+                counted.sent += 1
+                yield each
 
     stream = open_stream(
         client,
@@ -242,7 +275,11 @@ def _remote(
                 raise explanation.problem
             found.append(explanation)
             bar.advance()
-    return found, (cells, None), findings_told(stream.notices())
+    counted.windows = len(found)
+    if (summary := stream.summary) is not None:  # of connections that were lost, the counts are not known
+        counted.close(summary.frames_used, summary.frames_skipped, summary.windows, summary.gaps)
+    need_windows(recording, counted, name, cells)
+    return Explained(found, cells, None, findings_told(stream.notices()), warnings, counted)
 
 
 def _cells_of(detail: tonescope.results.ModelDetail) -> CellMap:

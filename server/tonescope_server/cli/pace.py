@@ -23,12 +23,14 @@ class Played:
     Attributes:
         sent: by node, frames by their number of tones.
         skipped: by node, records without a usable frame, by kind.
+        messages: what was sent for them: one for each antenna, where windows are of one antenna each.
         edges: how often one sample ended and the next began, in a file of samples that each hold a window. Their
             numbers leave a gap there, which to a daemon looks as if frames were missing.
     """
 
     sent: dict[int, Counter[int]] = field(default_factory=dict)
     skipped: dict[int | None, Counter[str]] = field(default_factory=dict)
+    messages: int = 0
     edges: int = 0
     _sample: int | None = None
 
@@ -47,6 +49,11 @@ class Played:
         """Leave out the notice of gaps where all that are known are edges of samples."""
         known = self.edges and (summary is None or not self.gaps(summary))
         return [each for each in notices if not (known and each.code == GAPS)]
+
+    @property
+    def frames(self) -> int:
+        """Count the frames of all nodes."""
+        return sum(lengths.total() for lengths in self.sent.values())
 
     @property
     def skipped_of_all(self) -> Counter[str]:
@@ -84,7 +91,9 @@ def play(
             continue
         clock.wait_for(item.capture_time_ns)
         played.take(item)
-        yield from frames_for_daemon(item, whole)
+        for message in frames_for_daemon(item, whole):
+            played.messages += 1
+            yield message
 
 
 class _Clock:

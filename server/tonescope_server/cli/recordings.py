@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 import tonescope
-from tonescope_server.cli.console import listed
+from tonescope_server.cli.counted import Counted
+from tonescope_server.csi.cells import CellMap
 from tonescope_server.csi.decoders import Recording, open_recording
 from tonescope_server.csi.frames import Frame, Skipped
 from tonescope_server.csi.normalisation import statistics
 from tonescope_server.csi.quantities import FrameReader
 from tonescope_server.errors import EmptyRecordingError, ParameterError
 from tonescope_server.live.intake import Intake
-from tonescope_server.live.messages import Job, Options, StatisticsKey, Summary
+from tonescope_server.live.messages import Job, Options, StatisticsKey
 from tonescope_server.live.protocol import negotiate
 from tonescope_server.models.model import Model
 from tonescope_server.models.rows import frame_reader
@@ -123,32 +124,37 @@ def windows_of(
     host: PluginHost,
     normalise: str = "",
     hop: int = 0,
-) -> tuple[list[Job], Summary]:
-    """Cut a recording into windows for a model, exactly as the daemon would.
+) -> tuple[list[Job], Counted]:
+    """Cut a recording into windows for a model, exactly as the daemon would, and count what became of its frames.
 
     Raises:
         EmptyRecordingError: it makes not one window for this model.
     """
-    asked = Options(hop_frames=hop, normalisation=normalise or None)
-    measured: dict[StatisticsKey, tuple[FloatArray, FloatArray]] = {}
+    asked, counted = Options(hop_frames=hop, normalisation=normalise or None), Counted()
     if (normalise or model.manifest.normalisation.kind) == "recording":
         lengths = negotiate(Options(), model, 1).frame_lengths
+        measured: dict[StatisticsKey, tuple[FloatArray, FloatArray]] = {}
         measured.update(recording_statistics(recording, lengths, frame_reader(model.manifest, model.table)).items())
-        asked = Options(hop_frames=hop, normalisation="recording", statistics=measured)
-    if measured or asked.normalisation != "recording":
-        intake = Intake(asked, negotiate(asked, model, 1), model, host.normalisers)
-        jobs = intake.frames((item for item in recording if isinstance(item, Frame)), 0.0)
-        if jobs:
-            return jobs, intake.summary()
-        skipped = Counter(intake.summary().frames_skipped)
-    else:
-        skipped = Counter()
-    skipped.update(item.kind for item in recording if isinstance(item, Skipped))
-    cells = model.cells
-    raise EmptyRecordingError(
-        f"recording {recording.name!r}: expected a run of {cells.n_frames} frames of {cells.n_tones} tones for model "
-        f"'{model.name}', got none (skipped: {listed(skipped)})"
-    )
+        asked = Options(hop_frames=hop, normalisation="recording" if measured else "none", statistics=measured)
+    intake = Intake(asked, negotiate(asked, model, 1), model, host.normalisers)
+    jobs = intake.frames(counted.frames_of(recording), 0.0)
+    summary = intake.summary()
+    counted.close(summary.frames_used, summary.frames_skipped, len(jobs), summary.gaps)
+    need_windows(recording, counted, model.name, model.cells)
+    return jobs, counted
+
+
+def need_windows(recording: Recording, counted: Counted, model: str, cells: CellMap) -> None:
+    """Make sure that a recording made a window.
+
+    Raises:
+        EmptyRecordingError: it made none; the message says what a window takes, and what became of the frames.
+    """
+    if not counted.windows:
+        raise EmptyRecordingError(
+            f"recording {recording.name!r}: expected a run of {cells.n_frames} frames of {cells.n_tones} tones for "
+            f"model '{model}', got none: {counted.text}"
+        )
 
 
 def frames_for_daemon(frame: Frame, whole: bool = False) -> Iterator[tonescope.Frame]:

@@ -94,6 +94,11 @@ class Ended:
         reason = getattr(self.early, "reason", "INTERRUPTED")
         return {"reason": reason, "message": str(self.early) or "interrupted"}
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was Ctrl-C: then the last connection was not lost, but left."""
+        return isinstance(self.early, KeyboardInterrupt)
+
     def again(self) -> None:
         """Raise what ended the stream early, now that what it gave has been told."""
         if self.early is not None:

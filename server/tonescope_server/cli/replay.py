@@ -34,7 +34,7 @@ from tonescope_server.cli.options import (
     parse_parameters,
     parse_target,
 )
-from tonescope_server.cli.outcome import connections_line, daemon_line, windows_line
+from tonescope_server.cli.outcome import connections_line, daemon_line, need_windows, windows_line
 from tonescope_server.cli.pace import Played, play, speed_of
 from tonescope_server.cli.recordings import need_nodes, open_file, recording_statistics
 from tonescope_server.cli.remote import daemon, model_name, say_connection, until_it_ends, wait_for
@@ -149,10 +149,11 @@ def replay(
             said = {"findings": section(findings_told(notices)), "warnings": warned.section(), "error": ended.section}
             write_json(summary_of(played, results, stream) | said, json)
         if json is None or str(json) != "-":
-            _show(played, results, stream)
+            _show(played, results, stream, ended.interrupted)
         warned.show({notice.code for notice in notices})
         show_notices(notices)
         ended.again()
+        need_windows(file.name, played, stream)
 
 
 def open_stream(
@@ -195,6 +196,7 @@ def summary_of(played: Played, results: Mapping[int, NodeResult], stream: tonesc
     return {
         "nodes": [_node(name, played, results.get(name, NodeResult()), stream) for name in sorted(played.sent)],
         "edges_of_samples": played.edges,
+        "messages_sent": played.messages,
         "records_skipped": {str(name): dict(kinds) for name, kinds in list(played.skipped.items())},
         "daemon": stream.summary,
         "client": stream.counts,
@@ -226,7 +228,7 @@ def _top(result: NodeResult) -> list[dict[str, Any]]:
     return [identity_of(table, int(row)) | {"mean_attribution": float(result.mean[row])} for row in rows]
 
 
-def _show(played: Played, results: Mapping[int, NodeResult], stream: tonescope.LiveStream) -> None:
+def _show(played: Played, results: Mapping[int, NodeResult], stream: tonescope.LiveStream, interrupted: bool) -> None:
     summary = summary_of(played, results, stream)
     table = Table("node", "frames", "other lengths", "windows", "null share", "strongest tones", box=None)
     for node in summary["nodes"]:
@@ -247,12 +249,12 @@ def _show(played: Played, results: Mapping[int, NodeResult], stream: tonescope.L
             say(f"node {node['node']}: predictions: {said}")
     for name, kinds in list(played.skipped.items()):
         say(f"node {'—' if name is None else name}: records without a frame: {listed(kinds)}")
-    _show_counts(played, stream)
+    _show_counts(played, stream, interrupted)
 
 
-def _show_counts(played: Played, stream: tonescope.LiveStream) -> None:
+def _show_counts(played: Played, stream: tonescope.LiveStream, interrupted: bool) -> None:
     counts = stream.counts
-    if line := daemon_line(played, stream):
+    if line := daemon_line(played, stream, interrupted):
         say(line)
     if counts.reconnects or counts.unaccounted:
         say(f"stream: {counts.sent} frames sent, {counts.resent} of them again; {windows_line(counts)}")

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import prod
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import typer
 
 from tonescope.results import Explanation
@@ -22,6 +22,7 @@ from tonescope_server.checks.predictions import check_confidence
 from tonescope_server.cli.console import out, plain, remark, say, write_json
 from tonescope_server.cli.findings import findings_here, section, show_findings
 from tonescope_server.cli.identity import FEATURES, identity_table, tone_text
+from tonescope_server.cli.labels import FIELD, Labelled, labelled
 from tonescope_server.cli.local import explain_here, load
 from tonescope_server.cli.options import (
     AdapterOption,
@@ -34,18 +35,14 @@ from tonescope_server.cli.options import (
     WeightsOption,
 )
 from tonescope_server.cli.recordings import open_file, windows_of
-from tonescope_server.csi.decoders import Recording
-from tonescope_server.csi.decoders.recordings import PairedWindow, read_paired
-from tonescope_server.csi.frames import Frame
 from tonescope_server.engine.targets import TargetLike
 from tonescope_server.errors import ParameterError
-from tonescope_server.live.messages import Job
 from tonescope_server.types import Target, TargetKind
 
 METHOD = "subcarrier_saliency"
 TOP_K = (8, 16, 32)
-_LABEL = "n_persons_mode"
 PREDICTED = "predicted"
+T = TypeVar("T")
 
 
 class Kind(StrEnum):
@@ -75,42 +72,51 @@ def saliency(
 ) -> None:
     """Rank the tones by how much the loss depends on each, and write saliency.json.
 
-    For a count the loss is −log p of the label (n_persons_mode in a paired file) or else of the prediction. A pose
-    model has no such loss: there the mean of all keypoint coordinates is taken instead.
+    For a count the loss is −log p of the label (n_persons_mode in a paired file), or, where the file has none, of the
+    prediction. Where only some windows have a label, the others are left out, and their lines are told. A pose model
+    has no such loss: there the mean of all keypoint coordinates is taken instead.
 
     Example:  tonescope saliency session.csi.jsonl --model count_v1.safetensors --normalise recording
 
     Example:  tonescope saliency paired.jsonl --model pose_v1.safetensors --kind pose --max-samples 256 -o pose.json
     """
     explainer = load(context, model, store, manifest, adapter, weights)
+    need_kind(kind, explainer)
     recording = open_file(file, explainer.host, format)
-    jobs = spread(windows_of(recording, explainer.model, explainer.host, normalise, hop)[0], max_samples)
-    target = target_of(kind, explainer, recording, jobs)
+    windows, counted = windows_of(recording, explainer.model, explainer.host, normalise, hop)
+    known = Labelled(windows) if kind is Kind.POSE else labelled(recording, windows, _classes(explainer))
+    jobs, labels = spread(known.jobs, max_samples), spread(known.labels, max_samples)
+    target = target_of(kind, labels)
     found = explain_here(explainer, jobs, METHOD, target, {})
     findings = findings_here(explainer, file, format, normalise, METHOD, found) + _on_confidence(target, found)
     window = explainer.model.manifest.window
     report = report_of(kind, str(model), found, Made(window.frames, hop or window.hop, _label_of(target)))
-    report["findings"] = section(findings)
+    warnings = explainer.model.warnings_for(normalise)
+    report |= {"findings": section(findings), "model_warnings": list(warnings)}
+    report |= {"recording": counted.section, "labels": known.section}
     write_json(report, out_file)
     if png is not None:
         draw(report, found, file.name, png)
     if str(out_file) != "-":
-        _say(report, found, explainer.model.warnings_for(normalise), out_file)
+        _say(report, found, warnings, out_file)
         show_findings(findings)
+    counted.say(file.name)
+    if known.text:
+        remark(f"{file.name}: {known.text}")
 
 
-def spread(jobs: Sequence[Job], most: int) -> list[Job]:
-    """Take at most ``most`` windows, evenly spread over all of them."""
-    if len(jobs) <= most:
-        return list(jobs)
-    return [jobs[i] for i in np.linspace(0, len(jobs) - 1, most).round().astype(int)]
+def spread(each: Sequence[T], most: int) -> list[T]:
+    """Take at most ``most``, evenly spread over all of them."""
+    if len(each) <= most:
+        return list(each)
+    return [each[i] for i in np.linspace(0, len(each) - 1, most).round().astype(int)]
 
 
-def target_of(kind: Kind, explainer: Explainer, recording: Recording | None, jobs: Sequence[Job]) -> TargetLike:
-    """Choose the loss.
+def need_kind(kind: Kind, explainer: Explainer) -> None:
+    """Make sure that the model is of that kind.
 
     Raises:
-        ParameterError: the model is not of that kind.
+        ParameterError: it is of the other.
     """
     output = explainer.model.outputs[0].name
     regression = explainer.model.manifest.output(output).kind == "regression"
@@ -119,37 +125,24 @@ def target_of(kind: Kind, explainer: Explainer, recording: Recording | None, job
             f"--kind {kind}: output '{output}' of model '{explainer.model.name}' is "
             f"{'a regression, which is --kind pose' if regression else 'a choice of classes, which is --kind count'}"
         )
+
+
+def target_of(kind: Kind, labels: Sequence[int]) -> TargetLike:
+    """Choose the loss: of the labels, or, where there are none, of the prediction."""
     if kind is Kind.POSE:
         return Target.mean()
-    labels = _labels(recording, jobs) if recording is not None else None
-    return Target.negative_log_likelihood(labels)
+    return Target.negative_log_likelihood(np.array(labels, dtype=np.int64) if labels else None)
+
+
+def _classes(explainer: Explainer) -> int:
+    return prod(explainer.model.outputs[0].shape[1:])
 
 
 def _label_of(target: TargetLike) -> str:
     """Say what the loss takes as right; "" where it is no such loss."""
     if not isinstance(target, Target) or target.kind is not TargetKind.NEGATIVE_LOG_LIKELIHOOD:
         return ""
-    return _LABEL if isinstance(target.index, np.ndarray) else PREDICTED
-
-
-def _labels(recording: Recording, jobs: Sequence[Job]) -> npt.NDArray[np.int64] | None:
-    """Read the label of each window, where every window has one."""
-    by_line = _labels_by_line(recording)
-    by_sequence = (
-        {item.sequence: by_line.get(item.header["line"]) for item in recording if isinstance(item, Frame)}
-        if by_line
-        else {}
-    )
-    labels = [by_sequence.get(job.last_sequence) for job in jobs] if by_sequence else [None]
-    return None if None in labels else np.array(labels, dtype=np.int64)
-
-
-def _labels_by_line(recording: Recording) -> dict[int, int]:
-    if recording.format != "ruview_paired":
-        return {}
-    windows = (item for item in read_paired(recording.path) if isinstance(item, PairedWindow))
-    labels = {window.line: window.record.get(_LABEL) for window in windows}
-    return {line: label for line, label in labels.items() if type(label) is int}
+    return FIELD if isinstance(target.index, np.ndarray) else PREDICTED
 
 
 def _on_confidence(target: TargetLike, found: Sequence[Explanation]) -> list[Finding]:

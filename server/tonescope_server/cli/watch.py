@@ -37,7 +37,7 @@ from tonescope_server.cli.options import (
     parse_parameters,
     parse_target,
 )
-from tonescope_server.cli.outcome import connections_line, windows_line
+from tonescope_server.cli.outcome import connections_line, lost, need_windows, windows_line
 from tonescope_server.cli.pace import Played, play, speed_of
 from tonescope_server.cli.recordings import need_nodes, open_file
 from tonescope_server.cli.remote import daemon, say_connection, until_it_ends, wait_for
@@ -101,21 +101,22 @@ def watch(
             for explanation in show(stream, heard, played):
                 warned.take(explanation)
         _hear(stream, heard, played)
-        _show_skipped(played, stream)
+        _show_skipped(played, stream, ended.interrupted)
         warned.show({notice.code for notice in heard})
         lines = windows_line(stream.counts), connections_line(stream.counts)
         say("; ".join(each for each in lines if each))
         ended.again()
+        need_windows(file.name, played, stream)
 
 
-def _show_skipped(played: Played, stream: tonescope.LiveStream) -> None:
+def _show_skipped(played: Played, stream: tonescope.LiveStream, interrupted: bool) -> None:
     """Say what no window was made of, where there is any: records that hold no frame, and frames that went unused."""
     if played.skipped:
         say(f"records without a frame: {listed(played.skipped_of_all)}")
     if stream.summary is not None and stream.summary.frames_skipped:
         say(f"frames skipped: {listed(stream.summary.frames_skipped)}")
-    if stream.counts.unaccounted:
-        say(f"frames skipped in connections that were lost: not known of {stream.counts.unaccounted}")
+    if (unknown := lost(stream.counts, interrupted)) > 0:
+        say(f"frames skipped in connections that were lost: not known of {unknown}")
 
 
 def show(stream: tonescope.LiveStream, heard: list[Notice], played: Played) -> Iterator[Explanation]:

@@ -101,7 +101,12 @@ class Model:
         Args:
             normalise: the normalisation that was asked for; "" or None where that was left to the manifest.
         """
-        return tuple(text for text in self.warnings if not (normalise and text == NORMALISATION_GUESS))
+        return warnings_for(self.warnings, normalise)
+
+
+def warnings_for(warnings: Iterable[str], normalise: str | None) -> tuple[str, ...]:
+    """Return those of a model's warnings that hold for a request: see ``Model.warnings_for``."""
+    return tuple(text for text in warnings if not (normalise and text == NORMALISATION_GUESS))
 
 
 def output_specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:

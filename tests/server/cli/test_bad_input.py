@@ -232,7 +232,21 @@ def test_a_recording_too_short_for_one_window_says_what_it_takes(
     (tmp_path / "short.jsonl").write_text("\n".join([*recording.read_text().splitlines()[:10], vitals]))
     line = refused("explain", tmp_path / "short.jsonl")
     assert "expected a run of 20 frames of 64 tones" in line
-    assert line.endswith("got none (skipped: 1 vitals)")
+    assert line.endswith("10 of 10 frames used (skipped: none), 0 windows, 0 gaps; records without a frame: 1 vitals")
+
+
+@pytest.mark.parametrize("command", ["replay", "watch", "explain"])
+def test_a_recording_too_short_for_one_window_is_an_error_at_a_daemon_too(
+    run: Any, recording: Path, address: str, tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "short.jsonl").write_text("\n".join(recording.read_text().splitlines()[:5]))
+    fast = () if command == "explain" else ("--as-fast-as-possible",)
+    ran = run(command, tmp_path / "short.jsonl", "--server", address, *fast)
+    assert ran.code == 1
+    assert "Traceback" not in ran.err
+    line = ran.err.splitlines()[-1]
+    assert "short.jsonl': expected a run of 20 frames of 64 tones for model 'people_count', got none: " in line
+    assert "5 of 5 frames used" in line
 
 
 def test_a_recording_of_another_length_says_what_was_skipped(refused: Refused, shared: Path) -> None:

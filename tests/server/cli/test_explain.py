@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tonescope_server import Explainer
+from tonescope_server.cli.demo import own_daemon
 
 
 def test_the_json_holds_what_the_explainer_gives(run, tiny_store: Path, windows: Path) -> None:
@@ -107,3 +109,52 @@ def test_every_way_to_write_a_target_is_understood(run, tiny_store, windows, tar
     ran = run("explain", windows, "-m", "tiny", "--store", tiny_store, "--target", target, "--json", "-")
     assert ran.code == 0, ran.err
     assert set(understood) <= set(ran.json["explanations"][0]["target"])
+
+
+def test_what_is_guessed_of_a_model_and_skipped_of_a_recording_is_told_here_as_by_a_daemon(
+    run, tiny_store: Path, tmp_path: Path, write_jsonl
+) -> None:
+    (tmp_path / "store").mkdir()
+    bare = shutil.copy(tiny_store / "tiny" / "model.onnx", tmp_path / "store" / "bare.onnx")
+    random = np.random.default_rng(3)
+    records = [{"sequence": i, "subcarriers": (random.random(56) + 1).tolist()} for i in range(12)]
+    records[5]["subcarriers"] = [1.0] * 30
+    path = write_jsonl([*records, {"type": "vitals"}])
+    with own_daemon(tmp_path / "store") as address:
+        asked = ("explain", path, "--json", "-", "-m")
+        here, there = run(*asked, bare), run(*asked, "bare", "--server", address)
+        array = tmp_path / "windows.npy"
+        np.save(array, np.ones((1, 56, 4)))
+        plain = run("explain", array, "--json", "-", "-m", "bare", "--server", address)
+    for ran in (here, there, plain):
+        assert ran.code == 0, ran.err
+        assert [text for text in ran.json["model_warnings"] if text.startswith("input.cell_order is taken to be")]
+        assert "warning: input.cell_order is taken to be" in ran.err
+    assert "recording" not in plain.json
+    sent = {"here": None, "there": 12}
+    for name, ran in {"here": here, "there": there}.items():
+        assert ran.json["recording"] == {
+            "frames": 12,
+            "frames_sent": sent[name],
+            "frames_used": 11,
+            "frames_skipped": {"length_30": 1},
+            "records_skipped": {"vitals": 1},
+            "windows": here.json["recording"]["windows"],
+            "gaps": 0,
+        }
+        assert "11 of 12 frames used (skipped: 1 length_30)" in ran.err
+
+
+def test_parameters_named_like_options_reach_the_method_of_a_daemon(refused, windows: Path, address: str) -> None:
+    line = refused("explain", windows, "-m", "people_count", "--server", address, "-p", "top_k=3")
+    assert "has no parameter 'top_k'" in line
+
+
+@pytest.mark.parametrize("value", ["NaN", "[[NaN]]", "Infinity", "1e999"])
+def test_a_parameter_that_is_no_finite_number_is_refused_here_and_before_a_daemon(
+    refused, recording: Path, address: str, value: str
+) -> None:
+    for where in ((), ("--server", address)):
+        line = refused("explain", recording, "--method", "integrated_gradients", "-p", f"baseline={value}", *where)
+        assert "'baseline'" in line
+        assert "finite" in line

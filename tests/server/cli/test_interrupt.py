@@ -62,6 +62,7 @@ def test_a_live_stream_is_left_at_once(recording: Path, address: str, command: s
     code, out, err, _ = interrupted([command, recording, "--server", address], "node 1" if command == "watch" else "")
     assert code == 130
     assert "Traceback" not in out + err
+    assert "lost" not in out + err, "no connection was lost: we left it"
 
 
 def test_a_long_explanation_is_left_at_once(recording: Path) -> None:

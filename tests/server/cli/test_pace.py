@@ -59,7 +59,9 @@ def test_only_the_nodes_asked_for_are_played() -> None:
 
 def test_each_antenna_is_a_stream_of_its_own() -> None:
     both = frame(1.0, values=np.ones((2, 4), dtype=np.complex64))
-    frames = list(play([both], 0.0, Played()))
+    played = Played()
+    frames = list(play([both], 0.0, played))
+    assert (played.frames, played.messages) == (1, 2)
     assert [each.transmitter for each in frames] == ["/rx0", "/rx1"]
     assert all(each.iq is not None for each in frames)
 

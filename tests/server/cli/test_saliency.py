@@ -25,6 +25,7 @@ def test_the_keys_are_those_of_the_published_report_with_tone_identity(run, reco
     assert list(report)[: len(published)] == list(published)
     assert set(report) - set(published) == {
         "tone_layout", "rows_are", "centre_mhz", "tones", "null_tone_share", "findings",
+        "model_warnings", "recording", "labels",
         "model_digest", "method", "parameters", "rule_set", "target", "normalisation", "window",
     }  # fmt: skip
     assert list(report["top_k_subcarriers"]) == list(published["top_k_subcarriers"])
@@ -134,3 +135,77 @@ def test_a_paired_file_is_explained_against_its_own_labels(run, tiny_store: Path
         target=Target.negative_log_likelihood(np.array([0, 1] * 20)),
     )
     np.testing.assert_allclose(report["saliency_per_subcarrier"], expected.tones.mean(axis=0), rtol=1e-5, atol=1e-7)
+
+
+def paired_records(labels: list[object]) -> list[dict[str, object]]:
+    random = np.random.default_rng(4)
+    return [
+        {"csi": (random.random(224) + 0.5).tolist(), "csi_shape": [56, 4], "kp": []}
+        | ({} if label is None else {"n_persons_mode": label})
+        for label in labels
+    ]
+
+
+def test_windows_without_a_usable_label_are_left_out_and_told(run, tiny_store: Path, write_jsonl) -> None:
+    asked = ("-m", "tiny", "--store", tiny_store, "-o", "-")
+    some = run("saliency", write_jsonl(paired_records([0, None, 1, "two", 1.0, 0.5, True])), *asked)
+    alone = run(
+        "saliency",
+        write_jsonl([r for i, r in enumerate(paired_records([0, 0, 1, 0, 1])) if i != 1 and i != 3], "b.jsonl"),
+        *asked,
+    )
+    assert some.json["saliency_per_subcarrier"] == alone.json["saliency_per_subcarrier"]
+    assert some.json["n_samples"] == 3
+    assert some.json["target"]["label"] == "n_persons_mode"
+    assert some.json["labels"] == {"field": "n_persons_mode", "windows_with": 3, "lines_without": [2, 4, 6, 7]}
+    said = "4 of 7 windows have no usable n_persons_mode and are left out: lines 2, 4, 6, 7"
+    assert f"made.jsonl: {said}" in some.err.splitlines()
+    assert "n_persons_mode" not in alone.err
+
+
+def test_a_paired_file_without_any_label_says_that_the_prediction_stands_for_them(run, tiny_store, write_jsonl) -> None:
+    ran = run("saliency", write_jsonl(paired_records([None, "x"])), "-m", "tiny", "--store", tiny_store, "-o", "-")
+    assert ran.json["n_samples"] == 2
+    assert ran.json["target"]["label"] == "predicted"
+    assert "no window has a usable n_persons_mode: the loss is that of the prediction" in ran.err
+
+
+@pytest.mark.parametrize("label", [99, -1, 10**30, 3.0])
+def test_a_label_that_the_model_has_no_class_for_names_its_line(refused, tiny_store, write_jsonl, label) -> None:
+    line = refused("saliency", write_jsonl(paired_records([0, 1, label])), "-m", "tiny", "--store", tiny_store)
+    assert f"made.jsonl:3: n_persons_mode: expected 0 to 2, got {int(label)}" in line
+
+
+@pytest.mark.parametrize("command", ["saliency", "explain"])
+def test_what_of_a_paired_file_was_skipped_is_told_and_counted(run, tiny_store, write_jsonl, command: str) -> None:
+    records = paired_records([0, 1, 0, 1])
+    records[1]["csi"][5] = float("nan")  # type: ignore[index]
+    records[2]["csi"] = records[2]["csi"][:-1]  # type: ignore[index]
+    path = write_jsonl(records)
+    path.write_text(path.read_text()[:-300])  # the last line is cut short
+    to = "-o" if command == "saliency" else "--json"
+    ran = run(command, path, "-m", "tiny", "--store", tiny_store, to, "-")
+    assert ran.json["recording"] == {
+        "frames": 4,
+        "frames_sent": None,
+        "frames_used": 4,
+        "frames_skipped": {},
+        "records_skipped": {"non_finite": 1, "short": 1, "corrupt": 1},
+        "windows": 1,
+        "gaps": 0,
+    }
+    (line,) = [line for line in ran.err.splitlines() if "records without a frame" in line]
+    assert line.startswith(
+        "made.jsonl: 4 of 4 frames used (skipped: none), 1 windows, 0 gaps; records without a frame: "
+    )
+    assert all(f"made.jsonl:{n}" in line for n in (2, 3, 4)), "where to look"
+
+
+def test_what_of_a_real_recording_was_skipped_is_told(run, shared: Path, tiny_store: Path) -> None:
+    path = shared / RUVIEW / "pretrain-1775182186.csi.jsonl"
+    for asked in (("saliency", path, "-o", "-"), ("explain", path, "--json", "-")):
+        ran = run(*asked, "-m", "tiny", "--store", tiny_store)
+        assert ran.json["recording"]["frames_skipped"] == {"length_128": 1134, "length_192": 48}
+        assert sum(ran.json["recording"]["records_skipped"].values()) == 474
+        assert "1134 length_128, 48 length_192" in ran.err
+        assert "records without a frame: " in ran.err

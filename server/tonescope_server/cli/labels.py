@@ -1,0 +1,98 @@
+"""The labels of a paired file: which window has one, and what is done about those that have none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tonescope_server.csi.decoders import Recording
+from tonescope_server.csi.decoders.recordings import PairedWindow, read_paired
+from tonescope_server.csi.frames import Frame
+from tonescope_server.errors import TargetError
+from tonescope_server.live.messages import Job
+
+FIELD = "n_persons_mode"
+_PAIRED = "ruview_paired"
+_LINES_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The windows that are explained, with their labels.
+
+    Where some windows of a file have a usable label and others have none, those others are left out: a mean over losses
+    of two kinds would be of neither.
+
+    Attributes:
+        jobs: windows to explain.
+        labels: one for each; empty where the file has none, so that the prediction stands for them.
+        without: the lines whose windows have no usable label.
+        is_paired: whether it is a file that could have labels.
+    """
+
+    jobs: Sequence[Job]
+    labels: Sequence[int] = ()
+    without: Sequence[int] = ()
+    is_paired: bool = False
+
+    @property
+    def text(self) -> str:
+        """Say in one line what labels are missing, and what follows; "" where none is."""
+        if not self.without:
+            return ""
+        shown = ", ".join(map(str, self.without[:_LINES_SHOWN]))
+        lines = (
+            f"{'line' if len(self.without) == 1 else 'lines'} {shown}{' …' if len(self.without) > _LINES_SHOWN else ''}"
+        )
+        if not self.labels:
+            return f"no window has a usable {FIELD}: the loss is that of the prediction"
+        of = len(self.without) + len(self.labels)
+        return f"{len(self.without)} of {of} windows have no usable {FIELD} and are left out: {lines}"
+
+    @property
+    def section(self) -> dict[str, Any] | None:
+        """The section ``labels`` of a report; None where the file could have none."""
+        if not self.is_paired:
+            return None
+        return {"field": FIELD, "windows_with": len(self.labels), "lines_without": list(self.without)}
+
+
+def labelled(recording: Recording, jobs: Sequence[Job], n_classes: int) -> Labelled:
+    """Find the label of each window.
+
+    Args:
+        recording: the file.
+        jobs: its windows.
+        n_classes: of the model.
+
+    Raises:
+        TargetError: a label that the model has no class for; the message names its line.
+    """
+    if recording.format != _PAIRED:
+        return Labelled(jobs)
+    stated = {
+        item.line: item.record.get(FIELD) for item in read_paired(recording.path) if isinstance(item, PairedWindow)
+    }
+    lines = {item.sequence: item.header["line"] for item in recording if isinstance(item, Frame)}
+    kept: list[Job] = []
+    labels: list[int] = []
+    without: list[int] = []
+    for job in jobs:
+        line = lines[job.last_sequence]
+        label = _label(stated[line])
+        if label is None:
+            without.append(line)
+            continue
+        if not 0 <= label < n_classes:
+            raise TargetError(f"{recording.name}:{line}: {FIELD}: expected 0 to {n_classes - 1}, got {label}")
+        kept.append(job)
+        labels.append(label)
+    return Labelled(kept if labels else jobs, labels, without, True)
+
+
+def _label(value: Any) -> int | None:
+    """Return a label; None for what is no whole number."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
