@@ -1,4 +1,7 @@
-"""Streams of the simulator with one fault injected on purpose: what the checks of data are held against."""
+"""Streams of the simulator with one fault injected on purpose: what the checks of data are held against.
+
+``FAULTS`` has each fault in one form, by its code; ``VARIANTS`` further forms, and faults of which there are only these.
+"""
 
 from __future__ import annotations
 
@@ -178,6 +181,156 @@ def missing_node(seed, declared):
     return replace(stream, series=[*rest, gone.only(np.arange(len(gone)) < len(gone) // 2)])
 
 
+def lltf_among_ht(seed, declared):
+    """The other way round than ``mixed_fields``: HT-LTF is declared, and every now and then the frame is an LLTF."""
+    rng = np.random.default_rng(seed)
+    table = tone_table("esp_ht20")
+    edge = np.flatnonzero(certain_nulls(TABLE) & ~table.null_mask)
+
+    def change(series):
+        chosen = rng.random(len(series)) < rng.uniform(0.1, 0.5)
+        amplitude = 3.5 * series.amplitude
+        amplitude[:, edge] = rng.uniform(50, 90, len(edge)) + rng.normal(0, 1, (len(series), len(edge)))
+        amplitude[chosen] /= 3.5
+        amplitude[np.ix_(chosen, edge)] = 0
+        return replace(series, amplitude=amplitude.astype(np.float32))
+
+    cells = cell_map((N_TONES, FRAMES), table, "tone_frame", FRAMES)
+    return _each(clean_frames(seed, replace(declared, cells=cells, mean=None, std=None)), change)
+
+
+def frozen(seed, declared):
+    """One node goes on sending the frame that it sent half-way, or both always one frame."""
+    stream = clean_frames(seed, declared)
+
+    def change(series):
+        since = 0 if seed % 2 else len(series) // 2
+        return replace(series, amplitude=series.amplitude[np.minimum(np.arange(len(series)), since)])
+
+    return _each(stream, change) if seed % 2 else replace(stream, series=[stream.series[0], change(stream.series[1])])
+
+
+def frozen_windows(seed, declared):
+    """Windows of a sender that froze."""
+    windows = clean_windows(seed, declared).windows
+    return Stream(declared, [], np.repeat(windows[:1, :, :1], len(windows), axis=0).repeat(FRAMES, axis=2))
+
+
+def silent(seed, declared):
+    """Frames come in time, and are zero, from half-way on or from the start."""
+
+    def change(series):
+        there = np.arange(len(series)) < (0 if seed % 2 else len(series) // 2)
+        return replace(series, amplitude=np.where(there[:, None], series.amplitude, 0).astype(np.float32))
+
+    return _each(clean_frames(seed, declared), change)
+
+
+def looped(seed, declared):
+    """A buffer of five to sixty frames is sent over and over."""
+    period = int(np.random.default_rng(seed).integers(5, 61))
+    return _each(clean_frames(seed, declared), lambda s: replace(s, amplitude=s.amplitude[np.arange(len(s)) % period]))
+
+
+def copies_in_place(seed, declared):
+    """One frame in two is sent as the one before it was: at the right rate, with nothing new."""
+    rng = np.random.default_rng(seed)
+
+    def change(series):
+        kept = np.maximum.accumulate(np.where(rng.random(len(series)) < 0.5, 0, np.arange(len(series))))
+        return replace(series, amplitude=series.amplitude[kept])
+
+    return _each(clean_frames(seed, declared), change)
+
+
+def normalised_by_window(seed, declared):
+    """Each window is a z-score by its own mean and deviation, tone by tone; or all tones by one."""
+    axes = (1,) if seed % 2 else (1, 2)
+    windows = raw_windows(seed)
+    z = (windows - windows.mean(axis=axes, keepdims=True)) / (windows.std(axis=axes, keepdims=True) + 1e-6)
+    return Stream(declared, [], z.transpose(0, 2, 1).astype(np.float32))
+
+
+def normalised_as_one(seed, declared):
+    """All tones have one mean and one deviation: those of all cells."""
+    windows = raw_windows(seed)
+    return Stream(declared, [], ((windows - windows.mean()) / windows.std()).transpose(0, 2, 1).astype(np.float32))
+
+
+def half_normalised(seed, declared):
+    """The mean is subtracted and nothing divided, or the reverse."""
+    windows = raw_windows(seed)
+    half = windows / (declared.std + declared.eps) if seed % 4 == 3 else windows - declared.mean
+    return Stream(declared, [], half.transpose(0, 2, 1).astype(np.float32))
+
+
+def gain_drift(seed, declared):
+    """The receiver's gain drifts by 4 dB."""
+
+    def change(series):
+        gain_db = np.linspace(0, 4, len(series)) * (1 if seed % 2 else -1)
+        return replace(series, amplitude=(series.amplitude * 10 ** (gain_db[:, None] / 20)).astype(np.float32))
+
+    return _each(clean_frames(seed, declared), change)
+
+
+def whole_header(seed, declared):
+    """All twenty bytes of the packet's header are read as ten more tones."""
+
+    def change(series):
+        n = len(series)
+        one = np.ones(n)
+        parts = [
+            (1 * one, 0 * one),
+            (17 * one, -59 * one),
+            (series.node_id * one, 1 * one),
+            (64 * one, 0 * one),
+            (-123 * one, 9 * one),
+            (0 * one, 0 * one),
+            (np.arange(n) % 256 - 128, np.arange(n) // 256),
+            (0 * one, 0 * one),
+            (np.random.default_rng(seed).integers(-52, -45, n), -95 * one),
+            (0 * one, 16 * one),
+        ]
+        header = np.stack([np.hypot(*pair) for pair in parts], axis=1).astype(np.float32)
+        tones = np.concatenate([header, series.amplitude], axis=1)
+        tones = tones[:, :N_TONES] if seed % 2 else tones
+        return replace(series, amplitude=tones, rows=np.arange(tones.shape[1]))
+
+    return _each(clean_frames(seed, declared), change)
+
+
+def frames_lost(seed, declared):
+    """Four frames in ten are lost on the way."""
+    rng = np.random.default_rng(seed)
+    return _each(clean_frames(seed, declared), lambda s: s.only(rng.random(len(s)) > 0.4))
+
+
+def dead_row(seed, declared):
+    """A tone of the channel never changes: it is zero, or stands at one value."""
+    rng = np.random.default_rng(seed)
+    row = int(rng.choice(np.flatnonzero(~TABLE.null_mask)))
+
+    def change(series):
+        amplitude = series.amplitude.copy()
+        amplitude[:, row] = rng.choice([0.0, 5.0, 40.0])
+        return replace(series, amplitude=amplitude)
+
+    return _each(clean_frames(seed, declared), change)
+
+
+def rolled_then_normalised(seed, declared):
+    """Every row holds the tone before it, and is given the statistics of its own."""
+    rows = z_scores(np.roll(raw_windows(seed), 1, axis=2), declared)
+    return Stream(declared, [], np.ascontiguousarray(rows.transpose(0, 2, 1)))
+
+
+def frame_major_then_normalised(seed, declared):
+    """The flat buffer runs frame by frame, and its declared rows are given the statistics of tones."""
+    rows = raw_windows(seed).reshape(-1, N_TONES, FRAMES).transpose(0, 2, 1)
+    return Stream(declared, [], np.ascontiguousarray(z_scores(rows, declared).transpose(0, 2, 1)))
+
+
 FAULTS = {
     "TRANSPOSED": transposed,
     "FRAME_MAJOR": frame_major,
@@ -190,3 +343,20 @@ FAULTS = {
     "MISSING_NODE": missing_node,
 }
 CLEAN = {"clean frames": clean_frames, "clean windows": clean_windows}
+VARIANTS = {
+    "MIXED_TRAINING_FIELDS": {"LLTF among HT": lltf_among_ht},
+    "FROZEN_SENDER": {"frozen": frozen, "frozen windows": frozen_windows},
+    "NO_SIGNAL": {"silence": silent},
+    "DUPLICATE_FRAMES": {"loop": looped, "copies in place": copies_in_place},
+    "WRONG_NORMALISATION": {
+        "by the window": normalised_by_window,
+        "one mean for all": normalised_as_one,
+        "half done": half_normalised,
+    },
+    "GAIN_DRIFT": {"slow drift": gain_drift},
+    "HEADER_AS_TONES": {"whole header": whole_header},
+    "RATE_MISMATCH": {"frames lost": frames_lost},
+    "CONSTANT_ROWS": {"dead row": dead_row},
+    "TONES_ROLLED": {"rolled, normalised": rolled_then_normalised},
+    "FRAME_MAJOR": {"frame-major, normalised": frame_major_then_normalised},
+}

@@ -79,7 +79,7 @@ class Copies:
         """
         same = np.concatenate([[False], marks[1:] == marks[:-1]]) & ~silent
         frozen = _in_runs(same, np.zeros(len(same), dtype=np.int64), FROZEN_RUN)
-        window = np.cumsum(~follows)
+        window: IntArray = np.cumsum(~follows, dtype=np.int64)
         lag = _lag(marks, window)
         looped = _in_runs((lag > REACH) & ~silent & ~frozen, lag, LOOP_RUN)
         recent = (lag > 0) & (lag <= REACH) & ~silent & ~frozen
@@ -87,6 +87,12 @@ class Copies:
         many = looped.sum() > recent.sum() + repeated.sum()
         period = int(np.median(lag[looped])) if many else 0
         return cls(silent, frozen, looped | recent | repeated, period)
+
+    @classmethod
+    def of(cls, series: Series) -> Copies:
+        """Find those of a series."""
+        silent: BoolArray = np.asarray(~series.amplitude.any(axis=1))
+        return cls.among(marks_of(series.amplitude), silent, series.follows)
 
     @property
     def any(self) -> BoolArray:
@@ -115,7 +121,7 @@ def check_copies(series: Series) -> tuple[list[Finding], Series]:
     """
     if len(series) < FEWEST_FRAMES:
         return [], series
-    copies = Copies.among(marks_of(series.amplitude), ~series.amplitude.any(axis=1), series.follows)
+    copies = Copies.of(series)
     found = copies.findings(series.node_id)
     return found, series.only(~copies.any) if found else series
 

@@ -17,6 +17,7 @@ from tonescope_server.checks.finding import Finding, Severity
 from tonescope_server.checks.series import Declared, Series
 from tonescope_server.csi.cells import FEATURE
 from tonescope_server.csi.windows import accepted_lengths
+from tonescope_server.types import BoolArray
 
 SKIPPED_LENGTHS = "SKIPPED_LENGTHS"
 MOST_SKIPPED = 0.5  # of the frames: mixed lengths are usual, a majority that cannot be used is not
@@ -36,7 +37,7 @@ def check_recording(all_series: Sequence[Series], declared: Declared, lengths: S
     table = declared.cells.table
     taken = set(lengths or accepted_lengths(table))
     usable = [s for s in all_series if s.amplitude.shape[1] in taken]
-    headed = [s for s in all_series if s.amplitude.shape[1] - len(table) in layout.HEADER_ROWS]
+    headed = [s for s in all_series if s.amplitude.shape[1] not in taken and layout.has_header(s, declared.cells)]
     found: list[Finding] = []
     for series in [*usable, *headed]:
         found += _check_series(series, declared)
@@ -58,11 +59,27 @@ def check_windows(cells: npt.NDArray[np.float32], declared: Declared, *, normali
         return []  # engineered features: equal or constant ones are nobody's fault
     if declared.cells.has_parts:
         return []  # these checks know amplitudes: of complex windows, and of several links, only frames are checked
-    found, reading = layout.check_cells(cells, declared.cells)
-    series = reading.series(cells.reshape(len(cells), -1))
+    wrong: list[Finding] = []
+    if normalised:
+        wrong, cells = normalisation.check_each_window(cells, declared)
+    found, reading = layout.check_cells(cells[_fresh(cells, declared)], declared.cells)
+    flat = cells.reshape(len(cells), -1)
+    if normalised and declared.takes_z_scores and reading != layout.declared_reading(declared.cells):
+        series = normalisation.put_right(flat, reading, declared)
+    else:
+        series = reading.series(flat)
     again, series = copies.check_copies(series)
-    found += again + _check_named(series, declared, raw=not normalised)
+    named = frames.check_rows(series, declared.cells.table.null_mask) if wrong else None
+    found += wrong + again + (_check_named(series, declared, raw=not normalised) if named is None else named)
     return _once(found)
+
+
+def _fresh(cells: npt.NDArray[np.float32], declared: Declared) -> BoolArray:
+    """Mark the windows that hold something new: what stands still in the others says nothing of rows."""
+    reading = layout.declared_reading(declared.cells)
+    known = copies.Copies.of(reading.series(cells.reshape(len(cells), -1)))
+    fresh: BoolArray = np.asarray(~known.any.reshape(len(cells), reading.n_frames).all(axis=1))
+    return fresh
 
 
 def _check_series(series: Series, declared: Declared) -> list[Finding]:
@@ -81,6 +98,8 @@ def _check_series(series: Series, declared: Declared) -> list[Finding]:
 
 def _check_named(series: Series, declared: Declared, *, raw: bool) -> list[Finding]:
     """Check frames whose rows are known to be tones."""
+    if not len(series):
+        return []
     null = declared.cells.table.null_mask
     found = frames.check_rows(series, null)
     if raw:

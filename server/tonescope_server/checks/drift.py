@@ -56,8 +56,12 @@ def check_input(series: Series, declared: Declared, *, raw: bool) -> list[Findin
         declared: nothing is said without its mean and std.
         raw: whether the series holds amplitudes; else z-scores by those statistics.
     """
-    live = ~declared.cells.table.null_mask[series.rows]
-    if declared.mean is None or declared.std is None or len(series) < FEWEST_FRAMES or not live.any():
+    if declared.mean is None or declared.std is None or len(series) < FEWEST_FRAMES:
+        return []
+    # A row that never changes carries nothing that could drift; it is told as what it is.
+    varies = series.amplitude.max(axis=0) != series.amplitude.min(axis=0)
+    live = varies & ~declared.cells.table.null_mask[series.rows]
+    if not live.any():
         return []
     z = series.amplitude[:, live].astype(np.float64)
     if raw:

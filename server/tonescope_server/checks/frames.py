@@ -62,7 +62,8 @@ def _kinds(zero: BoolArray, table: ToneTable, other: ToneTable) -> tuple[BoolArr
 
 def _carries(zero: BoolArray, rows: BoolArray) -> BoolArray:
     """Mark the frames in which half of the rows, at least, are not zero."""
-    return 2 * zero[:, rows].sum(axis=1) <= rows.sum()
+    carries: BoolArray = 2 * zero[:, rows].sum(axis=1) <= rows.sum()
+    return carries
 
 
 @lru_cache(maxsize=32)

@@ -1,7 +1,9 @@
-"""Gain steps: the receiver's automatic gain changes every tone of a frame at once, which looks like motion.
+"""Gain: the receiver's automatic gain changes every tone of a frame at once, which looks like motion.
 
-A person or a door moves the tones of a fading channel by different amounts; a gain step moves all of them by one
-factor, from one frame to the next, and stays.
+A person or a door moves the tones of a fading channel by different amounts. A gain step moves all of them by one
+factor, from one frame to the next, and stays; a gain that drifts, as a receiver warms up, moves all of them by one
+factor over many frames. Of 200 clean streams of 20 s on the project's simulator, whose gain drifts by 0.1 dB, the
+level of an eighth differed from that of another by 1.08 dB at most.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from tonescope_server.checks.series import Float64Array, Series
 from tonescope_server.types import BoolArray, IntArray
 
 GAIN_STEPS = "GAIN_STEPS"
+GAIN_DRIFT = "GAIN_DRIFT"
 
 SPAN = 5  # frames on either side of a step
 SMALLEST_STEP_DB = 1.0  # the ESP32's gain moves in steps of about that
@@ -22,46 +25,80 @@ SMALLEST_RATIO = 8.0  # of a step to the spread of one frame's level
 MOST_UNEVEN = 0.5  # of a step: how far half of the tones may be from following it
 DB = 20.0
 
+BLOCKS = 8  # that a stream is cut into, to see how its level drifts
+FEWEST_IN_BLOCK = 8  # frames
+SMALLEST_DRIFT_DB = 2.0
+
+REMEDY = "fix the gain, or take it out of the amplitudes (agc and fft gain, where the radio gives them)"
+
 
 def check_gain(series: Series, null: BoolArray) -> tuple[list[Finding], Series]:
-    """Tell steps of gain.
+    """Tell steps of gain, and a gain that drifts.
 
     Args:
         series: of named rows, raw amplitudes.
         null: which tones of the table are null.
 
     Returns:
-        What was found, and the series with every frame at one level, where there were steps.
+        What was found, and the series with every frame at one level, where there were steps or drift.
     """
     amplitude = series.amplitude
     live = ~null[series.rows] & (amplitude.max(axis=0) != amplitude.min(axis=0))
     if len(series) < 4 * SPAN or live.sum() < 4 or (amplitude < 0).any():
         return [], series
     level_db = DB * np.log10(np.maximum(amplitude[:, live].astype(np.float64), 1e-3))
-    steps = _steps(level_db, series)
-    if not steps.size:
-        return [], series
     common = np.median(level_db, axis=1)
+    steps = _steps(level_db, common, series)
+    finding = _told(steps, common, series) if steps.size else _drift(level_db, common, series)
+    if finding is None:
+        return [], series
+    # Once the gain changes, no frame's own level can be trusted: each is brought to the level that held most often.
+    factor = 10.0 ** ((np.median(common) - common) / DB)
+    return [finding], replace(series, amplitude=(amplitude * factor[:, None]).astype(np.float32))
+
+
+def _told(steps: IntArray, common: Float64Array, series: Series) -> Finding:
     sizes = np.array([_median_after(common, t, series) - _median_before(common, t, series) for t in steps])
     message = (
         f"the level of all tones jumps {len(steps)} times at once, by {np.abs(sizes).min():.1f} to "
         f"{np.abs(sizes).max():.1f} dB: steps of the receiver's gain, which look like motion"
     )
-    remedy = "fix the gain, or take it out of the amplitudes (agc and fft gain, where the radio gives them)"
     figures = {"steps": float(len(steps)), "largest_step_db": float(np.abs(sizes).max())}
-    finding = Finding(GAIN_STEPS, Severity.WARNING, message, remedy, figures, series.node_id)
-    # Once there are steps, no frame's own level can be trusted: each is brought to the level that held most often.
-    factor = 10.0 ** ((np.median(common) - common) / DB)
-    return [finding], replace(series, amplitude=(amplitude * factor[:, None]).astype(np.float32))
+    return Finding(GAIN_STEPS, Severity.WARNING, message, REMEDY, figures, series.node_id)
 
 
-def _steps(level_db: Float64Array, series: Series) -> IntArray:
+def _drift(level_db: Float64Array, common: Float64Array, series: Series) -> Finding | None:
+    """Tell a level that changes by much from one part of the series to another, on all tones alike.
+
+    Shapes:
+        level_db: ``[n_frames, n_live]``.
+        common: ``[n_frames]``: its median over tones.
+    """
+    length = len(common) // BLOCKS
+    if length < FEWEST_IN_BLOCK:
+        return None
+    blocks = common[: length * BLOCKS].reshape(BLOCKS, length).mean(axis=1)
+    high, low = int(blocks.argmax()), int(blocks.argmin())
+    drift_db = float(blocks[high] - blocks[low])
+    if drift_db < SMALLEST_DRIFT_DB:
+        return None
+    each = [level_db[k * length : (k + 1) * length].mean(axis=0) for k in (high, low)]
+    if float(np.median(np.abs(each[0] - each[1] - drift_db))) > MOST_UNEVEN * drift_db / 2:
+        return None
+    message = (
+        f"the level of all tones drifts by {drift_db:.1f} dB, and by no step: the receiver's gain, or whatever weakens "
+        "the whole channel"
+    )
+    return Finding(GAIN_DRIFT, Severity.WARNING, message, REMEDY, {"drift_db": drift_db}, series.node_id)
+
+
+def _steps(level_db: Float64Array, common: Float64Array, series: Series) -> IntArray:
     """Return the frames at which every tone's level steps, ascending.
 
     Shapes:
         level_db: ``[n_frames, n_live]``.
+        common: ``[n_frames]``: its median over tones.
     """
-    common = np.median(level_db, axis=1)
     change = np.diff(common, prepend=common[:1])
     change[~series.follows] = 0.0
     noise = 1.4826 * float(np.median(np.abs(change[series.follows]))) if series.follows.any() else 0.0

@@ -33,7 +33,9 @@ TRANSPOSED = "TRANSPOSED"
 CONSTANT_ROWS = "CONSTANT_ROWS"
 
 MOST_ROLLED = 4  # rows
-HEADER_ROWS = (6, 4)  # pseudo-tones: twelve bytes left of an ADR-018 header of which eight were read; or eight
+# Pseudo-tones, two bytes each: twelve left of an ADR-018 header of which eight were read, or eight of twelve, or all
+# twenty; then any other part of it.
+HEADER_ROWS = (6, 4, 10, 9, 8, 7, 5, 3, 2, 1)
 FEWEST_WINDOWS = 8  # cells: below that, a live int8 tone may well stay the same by chance
 FEWEST_FRAMES = 16
 MOST_DEAD = 1 / 8  # of the live rows: more that are constant is another layout, not a dead tone or two
@@ -140,7 +142,10 @@ class Signature:
             return False
         null, certain, header = _expected(reading)
         wrong = (self.dead & ~null) | (certain & ~(self.dead | self.stuck)) | (self.stuck & ~null)
-        return not (wrong & ~header).any()
+        if (wrong & ~header).any():
+            return False
+        # Some of a header never changes (what node it is, its frequency, its flags); rows that all do hold tones.
+        return not header.any() or bool((header & (self.dead | self.stuck)).any())
 
     def misfit(self, reading: Reading) -> tuple[int, int]:
         """Count the cells that contradict a reading: nulls that carry signal, and tones that carry none."""
@@ -179,17 +184,26 @@ def check_frames(series: Series, declared: CellMap) -> tuple[list[Finding], Seri
     if len(series) < FEWEST_FRAMES or not table.knows_nulls or n_rows < len(table):
         return [], series
     reading = Reading(FRAME_TONE, table.id, len(table), 1)
-    extra = n_rows - len(table)
-    if extra in HEADER_ROWS and not Signature.of(series.amplitude[:, : len(table)]).fits(reading):
-        whole = Signature.of(series.amplitude[:, extra:])
-        if whole.fits(reading):
-            return [_header(extra, n_rows, series.node_id)], replace(
-                series, amplitude=series.amplitude[:, extra:], rows=np.arange(len(table))
-            )
+    if has_header(series, declared):
+        extra = n_rows - len(table)
+        return [_header(extra, n_rows, series.node_id)], replace(
+            series, amplitude=series.amplitude[:, extra:], rows=np.arange(len(table))
+        )
     cut = replace(series, amplitude=series.amplitude[:, : len(table)], rows=series.rows[: len(table)])
     found, fitting = _judge(Signature.of(cut.amplitude), reading, (FRAME_TONE,))
     named = [replace(finding, node_id=series.node_id) for finding in found]
     return named, fitting.corrected(cut)
+
+
+def has_header(series: Series, declared: CellMap) -> bool:
+    """Say whether frames are as much longer than the declared layout as header bytes would make them, and fit then."""
+    table, n_rows = declared.table, series.amplitude.shape[1]
+    if len(series) < FEWEST_FRAMES or not table.knows_nulls or n_rows - len(table) not in HEADER_ROWS:
+        return False
+    reading = Reading(FRAME_TONE, table.id, len(table), 1)
+    if Signature.of(series.amplitude[:, : len(table)]).fits(reading):
+        return False
+    return Signature.of(series.amplitude[:, n_rows - len(table) :]).fits(reading)
 
 
 def _expected(reading: Reading) -> tuple[BoolArray, BoolArray, BoolArray]:
@@ -315,7 +329,8 @@ def _few_dead_rows(signature: Signature, declared: Reading) -> Finding | None:
 
 def _unexplained(signature: Signature, declared: Reading) -> Finding:
     message = f'{_seen(signature, declared)}: neither the declared "{declared.layout}" nor any known layout fits'
-    return Finding(LAYOUT_MISMATCH, Severity.FAULT, message, 'tones.layout = "" (not known), until it is known')
+    remedy = "see what fills these rows, and which layout the radio sends; until then no row is known to be its tone"
+    return Finding(LAYOUT_MISMATCH, Severity.FAULT, message, remedy)
 
 
 def _seen(signature: Signature, declared: Reading) -> str:

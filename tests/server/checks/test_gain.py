@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tonescope_server.checks.gain import GAIN_STEPS, check_gain
+from tonescope_server.checks.gain import GAIN_DRIFT, GAIN_STEPS, check_gain
 from tonescope_server.csi.tones import tone_table
 
 NULL = tone_table("esp_lltf").null_mask
@@ -35,9 +35,26 @@ def test_a_steady_gain_raises_nothing(amplitude, series_from):
     assert same is series
 
 
-def test_a_slow_drift_is_no_step(amplitude, series_from):
+def test_a_slow_drift_is_no_step_and_is_told_as_drift(amplitude, series_from):
     drift_db = 6 * np.sin(np.arange(200) / 200 * np.pi)
     drifting = (amplitude * 10 ** (drift_db[:, None] / 20)).astype(np.float32)
+    (finding,), level = check_gain(series_from(drifting), NULL)
+    assert finding.code == GAIN_DRIFT
+    # Between the means of the first eighth and of one in the middle.
+    assert finding.figures["drift_db"] == pytest.approx(4.8, abs=0.2)
+    middle = np.median(level.amplitude[:, ~NULL], axis=1)
+    assert middle.std() / middle.mean() < 0.02
+
+
+def test_a_drift_of_one_decibel_is_usual(amplitude, series_from):
+    drift_db = np.linspace(0, 1, 200)
+    drifting = (amplitude * 10 ** (drift_db[:, None] / 20)).astype(np.float32)
+    assert check_gain(series_from(drifting), NULL)[0] == []
+
+
+def test_tones_that_drift_apart_are_no_drift_of_the_gain(amplitude, series_from):
+    drift_db = np.linspace(0, 1, 200)[:, None] * np.random.default_rng(8).uniform(-2, 10, 64)
+    drifting = (amplitude * 10 ** (drift_db / 20)).astype(np.float32)
     assert check_gain(series_from(drifting), NULL)[0] == []
 
 
