@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx.defs
 
-from tonescope_server.gradients.rule_set import ZERO_DERIVATIVE, RuleSet
+from tonescope_server.gradients.rule_set import ZERO_DERIVATIVE, Rule, RuleSet
 from tonescope_server.gradients.rule_sets.standard import STANDARD
 from tonescope_server.plugin.host import PluginHost
 
@@ -43,7 +43,23 @@ def table(host: PluginHost) -> str:
         for name in sorted({*STANDARD.rules, *BY_FUNCTION})
     ]
     zero = ", ".join(sorted(ZERO_DERIVATIVE))
-    return f"{HEAD}{''.join(rows)}\nNothing flows back through {zero}, nor through whatever is not floating point.\n"
+    rest = f"Nothing flows back through {zero}, nor through whatever is not floating point."
+    return f"{HEAD}{''.join(rows)}\n{rest}\n{''.join(_followed(r) for r in others if r.reference)}"
+
+
+def _followed(rules: RuleSet) -> str:
+    """Say what a rule set that compares two ends follows beyond derivatives."""
+    more = sorted({*rules.rules} - {*STANDARD.rules})
+    notes = [f"- {name}: {_first_part(rules.rules[name])}\n" for name in more]
+    return (
+        f"\nBut `{rules.name}`, which splits changes and not derivatives, follows these, and what is counted or is "
+        f"true or false, as a number; it refuses by name where an integer that depends on the input chooses or divides.\n\n"
+        f"{''.join(notes)}"
+    )
+
+
+def _first_part(rule: Rule) -> str:
+    return (inspect.getdoc(rule) or "").split("\n\n")[0].replace("\n", " ").replace("``", "`")
 
 
 def _row(name: str, others: list[RuleSet]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from tonescope_server.gradients.rule_set import ZERO_DERIVATIVE, RuleSet, operator_name
+from tonescope_server.gradients.rule_set import UNCHANGING, ZERO_DERIVATIVE, RuleSet, operator_name
 from tonescope_server.gradients.subgraphs import captured, graphs_of, operands, with_inner
 
 BITWISE = frozenset({"BitCast"})
@@ -33,8 +33,11 @@ class Activity:
     on_integers: list[ir.Node]
 
 
-def activity(nodes: Sequence[ir.Node], seeds: Iterable[ir.Value], wrt: Iterable[ir.Value]) -> Activity:
-    """Return what lies between ``wrt`` and ``seeds``."""
+def activity(
+    nodes: Sequence[ir.Node], seeds: Iterable[ir.Value], wrt: Iterable[ir.Value], *, steps: bool = False
+) -> Activity:
+    """Return what lies between ``wrt`` and ``seeds``; ``steps`` tells to follow what changes without a derivative."""
+    without = UNCHANGING if steps else ZERO_DERIVATIVE
     needed = set(wrt)
     quantised: set[ir.Value] = set()
     bits: set[ir.Value] = set()
@@ -43,7 +46,7 @@ def activity(nodes: Sequence[ir.Node], seeds: Iterable[ir.Value], wrt: Iterable[
     for node in nodes:
         name = operator_name(node)
         read = operands(node)
-        if name in ZERO_DERIVATIVE or not any(v in needed for v in read):
+        if name in without or not any(v in needed for v in read):
             continue
         if name != "DequantizeLinear" and (any(v in quantised for v in read) or _hands_out_integers(node)):
             on_integers.add(node)
@@ -53,7 +56,9 @@ def activity(nodes: Sequence[ir.Node], seeds: Iterable[ir.Value], wrt: Iterable[
         elif name in BITWISE or any(v in bits for v in read):
             # Followed, so that the operator, which no rule set has a rule for, lies on the way and is refused.
             bits.update(node.outputs)
-        made = [v for v in node.outputs if is_float(v) or v in quantised or v in bits or _is_of_unknown_type(v)]
+        made = [
+            v for v in node.outputs if steps or is_float(v) or v in quantised or v in bits or _is_of_unknown_type(v)
+        ]
         if made:
             downstream.append(node)
             needed.update(made)

@@ -248,7 +248,10 @@ class Context:
             target = self.ints([dims[0] if isinstance(dims[0], int) else 1, *(int(d or 0) for d in dims[1:])])
         else:
             target = self.op("Shape", primal)
-        return self.typed(self.op("Expand", cotangent, target), primal)
+        whole = self.typed(self.op("Expand", cotangent, target), primal)
+        if primal.dtype is not None and not primal.dtype.is_floating_point():
+            whole.type = ir.TensorType(ir.DataType.FLOAT)  # what is true or counted has multipliers in float32
+        return whole
 
     def shape_of(self, value: ir.Value) -> ir.Value:
         """Return ``value``'s shape as a 1-D int64 value: a constant where it is static."""

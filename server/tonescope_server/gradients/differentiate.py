@@ -14,6 +14,7 @@ import onnx_ir as ir
 from tonescope_server.errors import UnknownTensorError
 from tonescope_server.gradients.activity import activity, is_float, on_integers, without_rule
 from tonescope_server.gradients.context import Context
+from tonescope_server.gradients.counting import uncounted
 from tonescope_server.gradients.prepass import check_opset, infer_shapes, inline_functions
 from tonescope_server.gradients.rule_set import ZERO_DERIVATIVE, RuleSet, operator_name
 from tonescope_server.gradients.rule_sets.standard import STANDARD
@@ -88,8 +89,9 @@ def missing_rules(
     graph: ir.Graph, outputs: Iterable[ir.Value], wrt: Sequence[ir.Value], rule_set: RuleSet
 ) -> list[ir.Node]:
     """Return the nodes between ``wrt`` and ``outputs``, in graphs inside nodes too, that the rule set cannot do."""
-    found = activity(list(graph), outputs, wrt)
-    return list(dict.fromkeys([*without_rule(found, rule_set), *on_integers(found)]))
+    found = activity(list(graph), outputs, wrt, steps=rule_set.reference)
+    integers = uncounted(found) if rule_set.reference else ()
+    return list(dict.fromkeys([*without_rule(found, rule_set), *on_integers(found), *integers]))
 
 
 def refused_operators(model: ir.Model, wrt: str, output: str, rule_set: RuleSet = STANDARD) -> set[str]:

@@ -21,11 +21,12 @@ Cotangents = Sequence["ir.Value | None"]
 Rule = Callable[["Context", ir.Node, Cotangents], Sequence["ir.Value | None"]]
 """``rule(ctx, node, cotangents)`` → one cotangent, or None, per node input (trailing ones may be left out)."""
 
-# Operators whose float output does not depend differentiably on any input, or whose derivative is zero almost
-# everywhere. Values that are not floating point never carry a gradient, whatever made them.
-ZERO_DERIVATIVE = frozenset(
-    {"Shape", "Size", "ConstantOfShape", "Constant", "Floor", "Ceil", "Round", "Sign", "RandomNormalLike"}
-)
+# Operators whose result does not depend on the elements of any input, but for their being numbers.
+UNCHANGING = frozenset({"Shape", "Size", "ConstantOfShape", "Constant", "RandomNormalLike", "IsNaN", "IsInf"})
+# Operators whose derivative is zero almost everywhere; a rule set that follows changes has rules for them.
+STEPS = frozenset({"Floor", "Ceil", "Round", "Sign"})
+# Values that are not floating point never carry a gradient either, whatever made them.
+ZERO_DERIVATIVE = UNCHANGING | STEPS
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class RuleSet:
         rules: rule by operator: ``"Relu"`` for the default ONNX domain, ``"com.microsoft::Gelu"`` for others.
         summary: one line.
         source: the paper, or "".
-        reference: whether its rules compare with a second forward pass, at a baseline.
+        reference: whether its rules compare with a second forward pass, at a baseline: what flows back is of changes
+            then, and follows steps, and what is not floating point, too.
         relevance: whether what flows back is relevance, which starts as the target's own value, and not a cotangent.
     """
 

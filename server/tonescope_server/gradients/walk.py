@@ -13,6 +13,7 @@ import onnx_ir as ir
 from tonescope_server.errors import UnsupportedOperatorError
 from tonescope_server.gradients.activity import Activity, activity, is_float, on_integers, without_rule
 from tonescope_server.gradients.context import Context
+from tonescope_server.gradients.counting import counted, uncounted
 from tonescope_server.gradients.rule_set import RuleSet, operator_name
 from tonescope_server.gradients.subgraphs import operands
 
@@ -34,7 +35,7 @@ def pull_back(
     Raises:
         UnsupportedOperatorError: an operator on the way has no rule; nothing was emitted.
     """
-    found = activity(list(context.graph), seeds, wrt)
+    found = activity(list(context.graph), seeds, wrt, steps=rule_set.reference)
     _refuse(found, rule_set)
     context.rule_set = rule_set
     context._needed = found.needed  # the walk owns it; rules only ask through need()
@@ -85,10 +86,10 @@ def refused(
         wrt: as for ``pull_back``.
         rule_set: as for ``pull_back``.
     """
-    found = activity(list(context.graph), seeds, wrt)
+    found = activity(list(context.graph), seeds, wrt, steps=rule_set.reference)
     context.rule_set = rule_set
     context._needed = found.needed
-    without = {*without_rule(found, rule_set), *on_integers(found)}
+    without = {*without_rule(found, rule_set), *on_integers(found), *(uncounted(found) if rule_set.reference else ())}
     nodes = [n for n in found.nodes if n in without]
     cotangents: dict[ir.Value, ir.Value] = dict(seeds)
     for node in reversed(found.nodes):
@@ -110,6 +111,11 @@ def _refuse(found: Activity, rule_set: RuleSet) -> None:
             f"rule set '{rule_set.name}': operator {operator_name(node)} at node '{node.name}' works on quantised "
             "values; only models that dequantise before each operator (QDQ) can be differentiated"
         )
+    for node in uncounted(found) if rule_set.reference else ():
+        raise UnsupportedOperatorError(
+            f"rule set '{rule_set.name}': operator {operator_name(node)} at node '{node.name}' chooses or divides by "
+            "integers that depend on the input, whose change no rule follows"
+        )
     missing = list(without_rule(found, rule_set))
     if missing:
         raise UnsupportedOperatorError(_missing(missing, rule_set))
@@ -123,11 +129,12 @@ def _apply(context: Context, node: ir.Node, cotangents: dict[ir.Value, ir.Value]
         return
     if not getattr(rule, "accepts_unexpanded", False):
         incoming = [None if c is None else context.expanded(c, v) for c, v in zip(incoming, node.outputs, strict=True)]
-    for value, cotangent in zip(operands(node), rule(context, node, incoming), strict=False):
+    found = counted(context, node, incoming, rule) if rule_set.reference else rule(context, node, incoming)
+    for value, cotangent in zip(operands(node), found, strict=False):
         if value is None or cotangent is None or not context.need(value):
             continue
-        if not context.is_unexpanded(cotangent) and is_float(value):
-            context.typed(cotangent, value)
+        if not context.is_unexpanded(cotangent):
+            _stated(context, cotangent, value)
         cotangents[value] = _sum(context, cotangents.get(value), cotangent, value)
 
 
@@ -137,7 +144,15 @@ def _sum(context: Context, have: ir.Value | None, more: ir.Value, primal: ir.Val
     total = context.op("Add", have, more)
     if context.is_unexpanded(have) and context.is_unexpanded(more):
         return context.mark_unexpanded(total)
-    return context.typed(total, primal)
+    return _stated(context, total, primal)
+
+
+def _stated(context: Context, cotangent: ir.Value, value: ir.Value) -> ir.Value:
+    """State a cotangent's shape and type: its value's own, but for one that is not of floating point."""
+    if is_float(value):
+        return context.typed(cotangent, value)
+    cotangent.shape = value.shape
+    return cotangent
 
 
 def _missing(nodes: Sequence[ir.Node], rule_set: RuleSet) -> str:

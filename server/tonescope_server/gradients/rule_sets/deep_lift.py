@@ -1,14 +1,15 @@
 """DeepLIFT's rescale rule, made exactly complete: multipliers between a window and a reference.
 
 What flows back is the multiplier Δtarget/Δvalue. Linear operators pass it on as they pass a gradient; a function of one
-element by Δy/Δx; a product by the averages of its operands at both ends; a maximum by the cross-maximum. Whatever is
-neither is taken apart into those, so that Σ multiplier·Δinput is Δtarget to rounding, and nothing depends on the rest
-of the batch.
+element by Δy/Δx, and so is a step, be it a rounding or a comparison; a product by the averages of its operands at both
+ends; a quotient likewise, but that the end which is nearer to dividing by zero counts less; a maximum by the
+cross-maximum. Whatever is none of these is taken apart into them, so that Σ multiplier·Δinput is Δtarget to rounding,
+and nothing depends on the rest of the batch.
 """
 
 from __future__ import annotations
 
-from tonescope_server.gradients.rule_set import RuleSet
+from tonescope_server.gradients.rule_set import STEPS, RuleSet
 from tonescope_server.gradients.rule_sets.multipliers import (
     arithmetic,
     extremes,
@@ -16,6 +17,7 @@ from tonescope_server.gradients.rule_sets.multipliers import (
     recurrent,
     reduction,
     softmax,
+    steps,
 )
 from tonescope_server.gradients.rule_sets.multipliers.differences import averaged, rescale
 from tonescope_server.gradients.rule_sets.standard import STANDARD
@@ -24,7 +26,8 @@ from tonescope_server.marker import hookimpl
 
 _NOT_OF_ONE_ELEMENT = {"Neg", "PRelu"}
 _RESCALED = {**unary.RULES, **{k: v for k, v in activation.RULES.items() if not k.endswith("oftmax")}}
-_BILINEAR = ("Mul", "MatMul", "Gemm", "Einsum")
+_BILINEAR = ("Mul", "MatMul", "Gemm")
+_COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
 _CROSSED = ("MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin")
 # Operators whose change no rule here splits exactly: refused rather than done wrongly.
 _REFUSED = ("TopK", "If", "Scan")
@@ -34,8 +37,17 @@ DEEP_LIFT = STANDARD.without(*_REFUSED).override(
     {
         **{name: rescale(rule) for name, rule in _RESCALED.items() if name not in _NOT_OF_ONE_ELEMENT},
         **{name: averaged(STANDARD.rules[name]) for name in _BILINEAR},
-        "PRelu": rescale(STANDARD.rules["PRelu"]),
+        "PRelu": arithmetic.prelu,
+        "Einsum": arithmetic.contraction,
         **{name: extremes.crossed(STANDARD.rules[name]) for name in _CROSSED},
+        **dict.fromkeys(STEPS, steps.step),
+        **dict.fromkeys(_COMPARISONS, steps.comparison),
+        "Not": steps.negation,
+        "And": steps.conjunction,
+        "Or": steps.disjunction,
+        "Xor": steps.exclusion,
+        "Cast": steps.cast,
+        "CastLike": steps.cast,
         "Max": extremes.extreme,
         "Min": extremes.extreme,
         "Div": arithmetic.division,

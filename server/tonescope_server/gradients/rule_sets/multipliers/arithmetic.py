@@ -1,4 +1,4 @@
-"""Multipliers of quotients, powers, remainders, choices and rounding."""
+"""Multipliers of quotients, powers, remainders, choices, products of many operands and quantisation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import onnx_ir as ir
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.rule_set import Cotangents
 from tonescope_server.gradients.rule_sets.multipliers.differences import (
+    average,
+    bounded,
     difference,
+    mean_of,
     quotient,
     ratio,
+    returned,
     unless_small,
 )
 from tonescope_server.gradients.rule_sets.standard import STANDARD
@@ -74,26 +78,65 @@ def scatter(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.
 
 
 def choice(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """As a product with the condition; where that differs between the ends, the jump goes by |Δ| of the operands.
+    """To the operand that is chosen at both ends; where the ends choose differently, ``Δy`` to the condition.
 
-    ``Δy = c̄·Δa + (1 − c̄)·Δb + J``. The condition cannot carry J, so a gets ``J·|Δa|/(|Δa| + |Δb|)`` and b the rest: of
-    a function of one element spelled out as a choice that is the rescale rule. Where neither operand changes, J stays
-    with the condition.
+    What is chosen at neither end may be anything, a mask's −∞ or what is not a number, and has no part in the change.
     """
     condition = required(node.inputs[0])
-    if ctx.reference(condition) is condition:
+    there = ctx.reference(condition)
+    if there is condition:
         return STANDARD.rules["Where"](ctx, node, cotangents)
-    g, a, b = required(cotangents[0]), required(node.inputs[1]), required(node.inputs[2])
-    kind, one = int(ctx.dtype(a)), ctx.scalar(1.0, a)
-    here, there = (ctx.op("Cast", v, to=kind) for v in (condition, ctx.reference(condition)))
-    chosen = ctx.op("Mul", ctx.op("Add", here, there), ctx.scalar(0.5, a))
-    change_a, change_b = difference(ctx, a), difference(ctx, b)
-    smooth = ctx.op("Add", ctx.op("Mul", chosen, change_a), ctx.op("Mul", ctx.op("Sub", one, chosen), change_b))
-    jump = ctx.op("Sub", difference(ctx, node.outputs[0]), smooth)
-    share = ratio(ctx, jump, ctx.op("Add", ctx.op("Abs", change_a), ctx.op("Abs", change_b)), ctx.scalar(0.0, a))
+    g, y = required(cotangents[0]), node.outputs[0]
+    kind, zero = int(ctx.dtype(y)), ctx.scalar(0.0, y)
+    rise = ctx.op("Sub", *(ctx.op("Cast", v, to=kind) for v in (condition, there)))
     found: list[ir.Value | None] = [None]
-    for operand, weight, change in ((a, chosen, change_a), (b, ctx.op("Sub", one, chosen), change_b)):
-        multiplier = ctx.op("Add", weight, ctx.op("Mul", share, ctx.op("Sign", change)))
-        back = ctx.op("Mul", g, multiplier)
-        found.append(ctx.unbroadcast(back, operand, node.outputs[0]) if ctx.need(operand) else None)
+    if ctx.need(condition):
+        jump = ctx.op("Sub", bounded(ctx, y), bounded(ctx, ctx.reference(y)))
+        back = ctx.typed(ctx.op("Mul", g, ctx.op("Mul", jump, rise)), y)  # rise is 1, −1 or 0, and its own reciprocal
+        found[0] = returned(ctx, back, condition, y)
+    at_both = ctx.op("And", condition, there), ctx.op("Not", ctx.op("Or", condition, there))
+    for operand, chosen in zip(node.inputs[1:], at_both, strict=True):
+        back = ctx.typed(ctx.op("Where", chosen, g, zero), y)
+        found.append(ctx.unbroadcast(back, required(operand), y) if ctx.need(operand) else None)
     return found
+
+
+def prelu(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``relu x − slope·relu(−x)``: both rescaled, their product by averages."""
+    g, y = required(cotangents[0]), node.outputs[0]
+    x, slope = required(node.inputs[0]), required(node.inputs[1])
+    below = [ctx.op("Relu", ctx.op("Neg", v)) for v in (x, ctx.reference(x))]
+    by_slope = ctx.op("Neg", ctx.op("Mul", g, mean_of(ctx, *below)))
+    is_below = ctx.op("Cast", ctx.op("Less", x, ctx.scalar(0.0, x)), to=int(ctx.dtype(x)))
+    # Δrelu(−x)/Δx, with its sign turned; Δrelu(x)/Δx is 1 less that.
+    fall = ratio(ctx, ctx.op("Sub", below[1], below[0]), difference(ctx, x), is_below)
+    rise = ctx.op("Sub", ctx.scalar(1.0, x), fall)
+    by_x = ctx.op("Mul", g, ctx.op("Add", rise, ctx.op("Mul", fall, average(ctx, slope))))
+    return [
+        ctx.typed(by_x, x) if ctx.need(x) else None,
+        ctx.unbroadcast(by_slope, slope, y) if ctx.need(slope) else None,
+    ]
+
+
+def contraction(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """A product of all operands, exchanged one by one, from the first to the last and the other way round, averaged."""
+    operands = [required(v) for v in node.inputs]
+    found: list[ir.Value | None] = []
+    half = ctx.constant(0.5, "float32")
+    for i, operand in enumerate(operands):
+        if not ctx.need(operand):
+            found.append(None)
+            continue
+        ctx.also_need(operand)
+        parts = []
+        for first, last in ((ctx.reference, _same), (_same, ctx.reference)):
+            ends = [*(last(v) for v in operands[:i]), operand, *(first(v) for v in operands[i + 1 :])]
+            stand_in = ir.Node(node.domain, node.op_type, ends, list(node.attributes.values()), name=node.name)
+            ctx.typed(stand_in.outputs[0], node.outputs[0])
+            parts.append(required(STANDARD.rules[node.op_type](ctx, stand_in, cotangents)[i]))
+        found.append(ctx.op("Mul", ctx.op("Add", *parts), ctx.op("CastLike", half, operand)))
+    return found
+
+
+def _same(value: ir.Value) -> ir.Value:
+    return value

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from tonescope_server.gradients.activity import is_float
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.rule_set import Cotangents, Rule
 from tonescope_server.gradients.rules.elementwise import required
@@ -109,6 +110,19 @@ def slope(ctx: Context, y: Sequence[ir.Value], x: Sequence[ir.Value], derivative
 def unless_small(ctx: Context, change: ir.Value, derivative: ir.Value, rescaled: ir.Value) -> ir.Value:
     """Return what is rescaled, and the derivative where the change vanishes."""
     return ctx.op("Where", is_small(ctx, change), derivative, rescaled)
+
+
+def returned(ctx: Context, back: ir.Value, operand: ir.Value, result: ir.Value) -> ir.Value | None:
+    """Return an operand's multiplier, of one of the result's shape; float32 if the operand is no float."""
+    if not ctx.need(operand):
+        return None
+    emitted = back.type
+    found = ctx.unbroadcast(back, operand, result)
+    found.type = emitted  # not that of the operand, which may be of truths
+    kind = ctx.dtype(operand) if is_float(operand) else ir.DataType.FLOAT
+    cast = ctx.op("Cast", found, to=int(kind))
+    cast.shape, cast.type = operand.shape, ir.TensorType(kind)
+    return cast
 
 
 def is_small(ctx: Context, change: ir.Value) -> ir.Value:
