@@ -190,7 +190,7 @@ class Progressive:
             UnavailableError: the daemon is going away; what was found until then has been sent.
         """
         work = asyncio.create_task(self._work())
-        work.add_done_callback(lambda _: self._newest.close())
+        work.add_done_callback(self._work_ended)
         sent = -float("inf")
         try:
             while standings := await self._newest.take(self._interval_s, sent):
@@ -202,6 +202,11 @@ class Progressive:
         finally:
             self._patience.give_up()
             work.cancel()
+
+    def _work_ended(self, work: asyncio.Task[None]) -> None:
+        if not work.cancelled():
+            work.exception()  # looked at, or asyncio complains of it where nobody waits any longer
+        self._newest.close()
 
     async def _work(self) -> None:
         """Let each window take a step in its turn, until all have ended."""
