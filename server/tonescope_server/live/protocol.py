@@ -85,6 +85,9 @@ def negotiate(options: Options, model: Model, most_windows: int) -> Agreement:
     """
     window = model.manifest.window
     normalisation, warnings = _normalisation(options, model)
+    if options.queue_windows > most_windows:
+        text = f"queue_windows: {options.queue_windows} were asked for; this daemon holds at most {most_windows}"
+        warnings = (*warnings, Warned("QUEUE_WINDOWS", text))
     return Agreement(
         window_frames=_window_frames(options, model),
         hop_frames=_hop_frames(options.hop_frames or window.hop or model.cells.n_frames),

@@ -31,6 +31,7 @@ from tonescope_server.live.progressive import Progressive
 from tonescope_server.live.protocol import Agreement, Conversation, Said, negotiate
 from tonescope_server.live.session import Checking, Drain, Session, Totals
 from tonescope_server.services.convert import (
+    decoder_of,
     frame_of,
     normalisation_code,
     options_of,
@@ -159,6 +160,8 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         conversation = Conversation()
         first = await context.read()
         conversation.hear(said_of(first))
+        if first.open.default_format:
+            decoder_of(self._explainers.host.decoders, first.open.default_format)
         options, model, prepared = await self._prepare(first.open)
         agreement = negotiate(options, model.model, self._queue_windows)
         checking = self._checking(model, agreement, prepared)
@@ -245,7 +248,7 @@ def _end_logged(stream_id: str, session: Session, drain: Drain) -> Iterator[None
         cause.update(cause=error.reason, error=message_of(error))
         raise
     except Exception as error:
-        cause.update(cause=type(error).__name__, error=message_of(error))
+        cause.update(cause=type(error).__name__)  # what it says, the interceptor logs
         raise
     finally:
         counts = session.summary()

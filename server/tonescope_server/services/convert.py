@@ -44,6 +44,8 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _MAX_AXES = 8
+# It stands in every line of the log about its stream.
+MAX_SOURCE_ID = 200
 _NORMALISATIONS: dict[int, str] = {
     csi_pb2.NORMALISATION_NONE: "none",
     csi_pb2.NORMALISATION_MANIFEST: "manifest",
@@ -118,7 +120,7 @@ def frame_of(message: csi_pb2.Frame, decoders: Mapping[str, Decoder], default_fo
     try:
         kind = message.WhichOneof("payload")
         if kind == "raw":
-            return _decoded(message, _decoder(decoders, message.format or default_format), sequence)
+            return _decoded(message, decoder_of(decoders, message.format or default_format), sequence)
         if kind is None:
             raise FrameError("frame: expected raw bytes, I/Q or amplitudes, got no payload", "no_payload")
         values = _complex(array_of(message.iq, "frame I/Q")) if kind == "iq" else _amplitude(message.amplitude)
@@ -138,7 +140,12 @@ def frame_of(message: csi_pb2.Frame, decoders: Mapping[str, Decoder], default_fo
     )
 
 
-def _decoder(decoders: Mapping[str, Decoder], name: str) -> Decoder:
+def decoder_of(decoders: Mapping[str, Decoder], name: str) -> Decoder:
+    """Look up what decodes raw bytes of a format.
+
+    Raises:
+        UnknownFormatError: nothing does.
+    """
     decoder = decoders.get(name)
     if decoder is None:
         raise UnknownFormatError(f"frame format {_short(name)}: unknown, expected one of {', '.join(sorted(decoders))}")
@@ -268,6 +275,11 @@ def options_of(message: live_pb2.Open) -> Options:
         raise InvalidInputError(f"latency_budget_ms: expected a finite number of at least 0, got {budget_ms}")
     if message.resume_from and not message.source_id:
         raise ProtocolError("resume_from: expected source_id beside it, got none")
+    source = message.source_id
+    if len(source) > MAX_SOURCE_ID or not source.isprintable():
+        raise InvalidInputError(
+            f"source_id: expected at most {MAX_SOURCE_ID} printable characters, got {len(source)}: {_short(source)}"
+        )
     return Options(
         model=asked.model.name,
         version=asked.model.version,
@@ -287,7 +299,7 @@ def options_of(message: live_pb2.Open) -> Options:
         normalisation=normalisation_of(message.normalisation),
         statistics=statistics_of(message.statistics),
         tone_layout=message.tone_layout,
-        source_id=message.source_id,
+        source_id=source,
         latency_budget_s=budget_ms / 1e3,
         overload=_OVERLOADS[message.overload_policy],
         queue_windows=message.queue_windows,

@@ -46,7 +46,12 @@ def test_what_is_left_open_comes_from_the_manifest_and_the_daemon(model: Model) 
 
 def test_the_daemons_bound_on_the_queue_is_the_most_that_can_be_asked(model: Model) -> None:
     assert agreed(model, queue_windows=3).queue_windows == 3
-    assert agreed(model, queue_windows=1000).queue_windows == 8
+    assert agreed(model, queue_windows=8).warnings == ()
+    agreement = agreed(model, queue_windows=10**8)
+    assert agreement.queue_windows == 8
+    (warning,) = agreement.warnings
+    assert warning.code == "QUEUE_WINDOWS"
+    assert warning.message == "queue_windows: 100000000 were asked for; this daemon holds at most 8"
 
 
 def test_top_k_never_exceeds_the_number_of_tones(model: Model) -> None:

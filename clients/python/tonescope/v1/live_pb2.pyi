@@ -173,13 +173,15 @@ class Open(_message.Message):
     tone_layout: _builtins.str
     """The tone layout of the frames; empty means the manifest's."""
     source_id: _builtins.str
-    """Names the source across reconnections; empty means that it has no name, and nothing is resumed."""
+    """Names the source across reconnections, in at most 200 printable characters; empty means that it has no name, and
+    nothing is resumed.
+    """
     latency_budget_ms: _builtins.float
     """The longest a window may wait before it is dropped, in milliseconds; zero means for ever."""
     overload_policy: Global___OverloadPolicy.ValueType
     """What to do when windows come too fast."""
     queue_windows: _builtins.int
-    """The most windows that wait; zero means the daemon's bound, which is also the most."""
+    """The most windows that wait; zero means the daemon's bound, which is also the most: who asks for more is warned."""
     default_format: _builtins.str
     """How the frames' raw bytes are encoded where a frame names no format; empty means that each frame says so."""
     @_builtins.property
@@ -613,6 +615,8 @@ class Summary(_message.Message):
           sound frames that no window takes: "length_192" (of that many tones), "non_finite", "duplicate", "reordered",
             "too_many_streams", and where the model takes complex values or several antenna links at once "no_phase"
             (amplitudes only) and "links_2" (of that many rows);
+          frames that are used but for some of their antennas: the same words after "antenna_", as "antenna_non_finite";
+            these alone are counted among the used frames as well;
           frames sent again after a reconnection, of which only the place in the sequence counts: "answered_before".
         A decoder that is a plugin may have words of its own.
         """
