@@ -12,6 +12,8 @@ from pydantic import Field
 from tonescope_server import plugin
 from tonescope_server.gradients.points import sum_over_tones_at, where_counted
 from tonescope_server.gradients.tape import Tape
+from tonescope_server.gradients.variables import Var
+from tonescope_server.types import FloatArray
 
 
 class ExpectedGradientsParameters(plugin.Parameters):
@@ -26,12 +28,13 @@ class ExpectedGradients(plugin.GraphMethod):
     """The mean of ``(x − b) · ∇f(b + α (x − b))`` over baselines ``b`` and over ``α`` between 0 and 1.
 
     Its convergence delta is against the mean score of the baselines that were used: they are scored as well, once each.
-    Every point is a draw of its own, and their spread gives the standard error per tone.
+    The standard error per tone is that of the mean over the set as given: it is from the spread among the draws of each
+    baseline, where there are two or more of each, else among all.
 
     Source: Erion, Janizek, Sturmfels, Lundberg & Lee, "Improving performance of deep learning models with axiomatic
     attribution priors and expected gradients" (2021), equation 3; Lundberg & Lee's GradientExplainer. Departures:
-    baselines are not drawn with replacement but dealt, each as often as the others, which varies less, so that the
-    standard error is on the safe side; draws are the same for every window; no noise is added to the window.
+    baselines are not drawn with replacement but dealt, each as often as the others, which varies less; draws are the
+    same for every window; no noise is added to the window.
     """
 
     name = "expected_gradients"
@@ -53,7 +56,10 @@ class ExpectedGradients(plugin.GraphMethod):
         cells = counted * where_counted(found.gradient, counted)
         tones = sum_over_tones_at(tape, cells)
         tape.result("cells", cells.sum(0))
-        tape.result("tone_sums", tones.sum(0))
+        strata = tape.feed_var("strata", (-1, -1))
+        sums = tape.context.op("MatMul", strata.value, tones.value)
+        tape.result("tone_sums", Var(tape, sums, (-1, *tones.shape[1:])))
+        tape.result("drawn_of", strata.sum(1))
         tape.result("tone_squares", (tones * tones).sum(0))
         tape.result("baseline_score", (found.score * scored).sum(0))
         tape.result("samples", drawn.sum(0))
@@ -64,6 +70,7 @@ class ExpectedGradients(plugin.GraphMethod):
         dealt, to_go = _draws(len(background), parameters)
         used, counts = np.unique(dealt, return_counts=True)
         which = np.concatenate([used, dealt])
+        strata = _strata(dealt, used.size)
         # A baseline is scored where its path begins, with the share that it has in the draws.
         left = np.concatenate([np.ones(used.size), to_go])
         scored = np.concatenate([counts / dealt.size, np.zeros(dealt.size)])
@@ -74,6 +81,7 @@ class ExpectedGradients(plugin.GraphMethod):
                 "to_go": _led(left[run], 0.0).astype(dtype).reshape(1, -1, *ones),
                 "drawn": _led(scored[run] == 0.0, 0.0).astype(dtype).reshape(1, -1, *ones),
                 "scored": _led(scored[run], 0.0).astype(dtype),
+                "strata": _of_run(strata, run, used.size).astype(dtype),
             }
 
     def points(self, parameters: Any) -> int:
@@ -86,8 +94,8 @@ class ExpectedGradients(plugin.GraphMethod):
         cells = (totals["cells"] / samples).astype(windows.x.dtype, copy=False)
         change = totals["score"].astype(np.float64) - totals["baseline_score"]
         delta = cells.reshape(len(cells), -1).sum(axis=1, dtype=np.float64) - change
-        error = plugin.standard_error(totals["tone_sums"], totals["tone_squares"], samples)
-        return plugin.Estimate(cells, None, delta.astype(windows.x.dtype), standard_error=error, batches=samples)
+        error, freedom = _standard_error(totals)
+        return plugin.Estimate(cells, None, delta.astype(windows.x.dtype), standard_error=error, batches=freedom + 1)
 
     def progress(self, totals: plugin.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate | None:
         """Return the estimate over the draws so far; None while baselines are still being scored."""
@@ -103,6 +111,35 @@ def _draws(
         [plugin.generator(parameters.seed, "baselines", i).permutation(baselines) for i in range(rounds)]
     )
     return dealt[: parameters.n], plugin.generator(parameters.seed, "path", 0).random(parameters.n)
+
+
+def _strata(dealt: npt.NDArray[np.int64], baselines: int) -> npt.NDArray[np.bool_]:
+    """Return which draws are compared with each other, ``(strata, n)``: those of one baseline, or else all."""
+    if dealt.size < 2 * baselines:
+        return np.ones((1, dealt.size), bool)
+    found: npt.NDArray[np.bool_] = dealt == np.unique(dealt)[:, None]
+    return found
+
+
+def _of_run(strata: npt.NDArray[np.bool_], run: slice, scored: int) -> npt.NDArray[np.bool_]:
+    """Return the strata of one run's points: the window and the baselines that are scored are of none."""
+    ahead = max(min(run.stop, scored) - run.start, 0)
+    drawn = strata[:, max(run.start - scored, 0) : max(run.stop - scored, 0)]
+    return np.pad(drawn, ((0, 0), (1 + ahead, 0)))[None]
+
+
+def _standard_error(totals: plugin.Totals) -> tuple[FloatArray | None, int]:
+    """Return the standard error of the mean, and its degrees of freedom; None where it has none."""
+    counts = totals["drawn_of"].reshape(-1).astype(np.float64)
+    draws, freedom = counts.sum(), round(float(np.maximum(counts - 1, 0).sum()))
+    if freedom < 1:
+        return None, 0
+    means = totals["tone_sums"].astype(np.float64) / np.maximum(counts, 1)[:, None]
+    within = np.maximum(totals["tone_squares"] - (means**2 * counts[:, None]).sum(axis=1), 0.0) / freedom
+    # Of a round that is not finished, which baselines had their turn is chance as well.
+    more = (counts - counts.min()).sum()
+    between = means.var(axis=1, ddof=1) * more * (1 - more / counts.size) / draws**2 if 0 < more < counts.size else 0.0
+    return np.sqrt(within / draws + between).astype(np.float32), freedom
 
 
 def _runs(points: int) -> Iterator[slice]:

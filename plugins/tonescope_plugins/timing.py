@@ -37,7 +37,8 @@ class Timing(plugin.GraphMethod):
     window fades at once.
 
     The cells do not sum to the change of the target: the convergence delta says by how much they miss it. The standard
-    error per tone is from the spread over points, each of which has masks of its own.
+    error per tone is from the spread over points, each of which has masks of its own; as points are spread evenly,
+    it is on the safe side.
 
     Source: Jang, Kim & Yang, "TIMING: Temporality-Aware Integrated Gradients for Time Series Explanation" (2025),
     section 4. Departures: points are the midpoints of n intervals, in an order drawn at random, in place of a grid with
