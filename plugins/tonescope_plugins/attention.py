@@ -96,8 +96,8 @@ class Rollout(plugin.GraphMethod):
 
     def matrix(self, tape: Tape, parameters: Any) -> tuple[Var, Axis]:
         """Return the matrix whose row is shown, ``(batch, queries, keys)``, and what its keys lie along."""
-        weights = tape.values(tape.taps)
         tape.score(outputs=True)
+        weights = tape.values(tape.taps)
         total: Var | None = None
         for heads in _square(tape, weights, self.name):
             identity = _identity(tape, heads.shape[-1], heads)
@@ -167,8 +167,8 @@ class Attention(Rollout):
 
     def matrix(self, tape: Tape, parameters: Any) -> tuple[Var, Axis]:
         """Name the weights of every layer, and average the last one's heads, or take one."""
-        weights = tape.values(tape.taps)
         tape.score(outputs=True)
+        weights = tape.values(tape.taps)
         last: Var | None = None
         for name, each in zip(tape.taps, weights, strict=True):
             last = _by_head(tape, each, each, self.name)

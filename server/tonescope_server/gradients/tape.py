@@ -85,7 +85,9 @@ class Tape:
         if not portable:
             lift_1d(self._graph, keep)
         self._forward = list(self._graph)
-        self._input = named(values_by_name(self._graph), input_name)
+        values = values_by_name(self._graph)
+        self._input = named(values, input_name)
+        self._kept = {name: named(values, name) for name in keep}
         self._model_outputs = list(self._graph.outputs)
         self._graph.outputs.clear()
         self.rule_set_used = ""
@@ -258,8 +260,8 @@ class Tape:
         return self.values(names)
 
     def values(self, names: Sequence[str]) -> list[Var]:
-        """Return internal values at ``x``; to be asked for before the model is evaluated, which renames its outputs."""
-        values = values_by_name(self._graph)
+        """Return internal values at ``x``, beside whatever the model is evaluated for; names as for ``activations``."""
+        values = {**values_by_name(self._graph), **self._kept}  # results are renamed; what is kept goes by its own name
         return [self._var(v, v) for v in (named(values, name) for name in names)]
 
     def axes(self, var: Var) -> Axes:

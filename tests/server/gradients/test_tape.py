@@ -165,6 +165,73 @@ def test_the_score_alone_needs_no_backward_pass(model):
     assert len(list(tape.finish().graph)) < 10
 
 
+def test_a_score_may_come_with_the_outputs_and_with_values_that_are_outputs_too(model):
+    tape, x = tape_of(model, keep=["h", "y"]), windows()
+    tape.score(outputs=True)
+    for name, var in zip(("inner", "outer"), tape.values(tape.taps), strict=True):
+        tape.result(name, var)
+    got = run(tape)
+    np.testing.assert_allclose(got["inner"], np.tanh(x.reshape(5, -1)), **CLOSE)
+    np.testing.assert_allclose(got["outer"], y_of(x), **CLOSE)
+    np.testing.assert_array_equal(got["outer"], got["output:y"])
+
+
+def test_some_values_are_differentiated_by_under_rules_of_their_own(model):
+    """The input by rules that double what passes tanh, the value before it by the plain ones."""
+
+    def doubled(ctx, node, cotangents):
+        (plain,) = STANDARD.rules["Tanh"](ctx, node, cotangents)
+        return [ctx.op("Add", plain, plain)]
+
+    other = STANDARD.override("doubled", {"Tanh": doubled}, summary="Twice the gradient of tanh.")
+    rule_sets = {"standard": STANDARD, "doubled": other}
+    tape = Tape(model, "x", PREDICTED, rule_sets.__getitem__, TONE_FRAME, 3, keep=["flat"])
+    at_x, at_flat = tape.evaluate_at(["x", "flat"], "doubled", under={"flat": "standard"})
+    tape.result("doubled", at_x.gradient)
+    tape.result("plain", at_flat.gradient)
+    got, x = run(tape), windows()
+    expected = gradient_of(x, y_of(x).argmax(axis=1))
+    np.testing.assert_allclose(got["doubled"], 2 * expected, **CLOSE)
+    np.testing.assert_allclose(got["plain"], expected.reshape(5, -1), **CLOSE)
+    assert tape.rule_set_used == "doubled"
+
+
+def test_a_target_is_influenced_by_what_it_is_computed_from(make_case):
+    nodes = [helper.make_node("Tanh", ["x"], ["y"]), helper.make_node("Exp", ["x"], ["aside"])]
+    case = infer_shapes(ir.from_proto(make_case(nodes, (3, 4), {}, dtype=TensorProto.FLOAT)))
+    tape = tape_of(case, keep=["aside", "y"])
+    aside, y = tape.evaluate_at(tape.taps)
+    assert [tape.influences(found.at) for found in (aside, y)] == [False, True]
+
+
+@pytest.mark.parametrize("tones", [TONE_FRAME, FRAME_TONE])
+def test_values_per_tone_and_per_frame_are_given_to_their_cells(model, tones):
+    frames = np.arange(12) % 4 if tones is TONE_FRAME else np.arange(12) // 3
+    tape = tape_of(model, tones=tones, frame_of_cell=frames)
+    assert (tape.n_tones, tape.n_frames) == (3, 4)
+    tape.score()
+    tape.result("tones", tape.cells_of_tones(tape.feed_var("t", (3,))))
+    tape.result("frames", tape.cells_of_frames(tape.feed_var("f", (4,))))
+    t, f = np.random.default_rng(2).standard_normal((2, 5, 4)).astype(np.float32)
+    got = run(tape, t=t[:, :3], f=f)
+    np.testing.assert_array_equal(got["tones"].reshape(5, -1), t[:, tones])
+    np.testing.assert_array_equal(got["frames"].reshape(5, -1), f[:, frames])
+
+
+def test_tones_are_told_apart_along_axes_on_which_they_change(model):
+    tape = tape_of(model)
+    assert [tape.tells_tones_apart(along) for along in ((1,), (2,), (1, 2))] == [True, False, True]
+    assert tape_of(model, tones=FRAME_TONE).tells_tones_apart((2,))  # written the other way round, frames hold both
+
+
+def test_what_was_settled_and_warned_of_is_kept(model):
+    tape = tape_of(model)
+    tape.settle("layer", "h")
+    tape.warn("CODE", "one line")
+    assert tape.settled == {"layer": "h"}
+    assert [(w.code, w.message, w.window) for w in tape.warnings] == [("CODE", "one line", None)]
+
+
 def test_an_unknown_value_is_refused(model):
     with pytest.raises(UnknownTensorError, match="'nowhere'"):
         tape_of(model).evaluate_at(["nowhere"])
