@@ -21,6 +21,7 @@ from tonescope_server.errors import (
 from tonescope_server.live.intake import MAX_REPORTS, Intake, in_shape
 from tonescope_server.live.messages import Job, Options, ReceivedWindow, Rejected, Undecodable, Warned
 from tonescope_server.live.protocol import negotiate
+from tonescope_server.live.samples import Samples
 
 Make = Callable[..., Intake]
 Frames = Callable[..., list[Frame]]
@@ -76,6 +77,19 @@ def test_reports_are_bounded_however_many_nodes_are_invented(make_intake: Make) 
     intake.frames([Undecodable(error, node_id=n) for n in range(3 * MAX_REPORTS)], now=0.0)
     assert len(intake.notices) == MAX_REPORTS
     assert intake.summary().frames_skipped["short"] == 3 * MAX_REPORTS
+
+
+def test_frames_that_are_dropped_or_cannot_be_read_are_not_noted_for_the_checks(
+    explainer: Explainer, frames: Frames
+) -> None:
+    samples, model = Samples(explainer.model.cells.n_cells), explainer.model
+    agreement = negotiate(Options(), model, 8)
+    intake = Intake(Options(), agreement, model, explainer.host.normalisers, samples=samples)
+    a, other = frames(4), frames(2, node=2, length=192)
+    intake.frames([a[0], a[1], a[1], Undecodable(ShapeError("no frame"), 0), other[0]], now=0.0)
+    intake.frames([a[0], a[2], a[3], a[3]], now=0.0)
+    assert [(frame.node_id, frame.sequence) for frame in samples.frames()] == [(0, 0), (0, 1), (0, 2), (0, 3), (2, 0)]
+    assert samples.frames_since == 5
 
 
 def test_gaps_duplicates_and_reordered_frames_follow_the_rules_and_are_reported(
