@@ -178,6 +178,8 @@ def explain(
     if got.counted is not None:
         got.counted.say(file.name)
     show_findings(findings)
+    if narrowing is not None:
+        narrowing.again()
 
 
 @dataclass(frozen=True)

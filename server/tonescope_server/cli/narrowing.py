@@ -31,6 +31,8 @@ from tonescope_server.live.messages import Job, Wanted
 from tonescope_server.services.in_process import InProcess
 
 REDRAWS_PER_S = 10
+# At a daemon: who watches ends it, or the conditions do, and no deadline of ours.
+LONGEST_S = 7 * 24 * 3600.0
 SHOWN = 20
 BAR = 40
 STOPPED = {"converged": "converged", "budget": "budget spent", "time_limit": "time limit", "exhausted": "exhausted"}
@@ -44,10 +46,12 @@ class Narrowing:
     Attributes:
         stop: when each window is good enough, or has cost enough.
         last: the last update of each window, as it came.
+        interrupted: whether Ctrl-C ended it: who pressed it had seen enough of what is in ``last``.
     """
 
     stop: tonescope.Stop
     last: list[tonescope.Update] = field(default_factory=list)
+    interrupted: bool = False
 
     def here(
         self,
@@ -64,26 +68,43 @@ class Narrowing:
 
     def there(self, client: tonescope.Client, windows: npt.NDArray[Any], asked: Mapping[str, Any]) -> list[Explanation]:
         """Explain at a daemon."""
-        return self._run(
-            len(windows), lambda row: client.explain_progressively(windows[row : row + 1], stop=self.stop, **asked)
-        )
+
+        def begin(row: int) -> Any:
+            one = windows[row : row + 1]
+            return client.explain_progressively(one, stop=self.stop, timeout=LONGEST_S, **asked)
+
+        return self._run(len(windows), begin)
 
     def _run(self, windows: int, begin: Callable[[int], Any]) -> list[Explanation]:
-        with Live(console=err, auto_refresh=False, transient=True) as live:
-            for row in range(windows):
-                drawn = 0.0
-                with closing(begin(row)) as updates:
-                    for each in updates:
-                        update = replace(each, explanation=replace(each.explanation, window_index=row))
-                        if err.is_terminal and time.monotonic() - drawn >= 1 / REDRAWS_PER_S:
-                            drawn = time.monotonic()
-                            live.update(picture(update, windows), refresh=True)
-                self.last.append(update)
+        try:
+            with Live(console=err, auto_refresh=False, transient=True) as live:
+                for row in range(windows):
+                    self._narrow(row, begin(row), _Picture(live, windows))
+        except KeyboardInterrupt:
+            if not self.last:
+                raise
+            self.interrupted = True
         return [update.explanation for update in self.last]
+
+    def _narrow(self, row: int, updates: Any, shown: _Picture) -> None:
+        with closing(updates):
+            for update in updates:
+                numbered = replace(update, explanation=replace(update.explanation, window_index=row))
+                self.last[row:] = [numbered]
+                shown.draw(numbered)
 
     def show(self, top: int) -> None:
         """Show, window by window, why the work ended, what it cost, and the strongest tones with their intervals."""
         out.print(ended_table(self.last[:SHOWN], top))
+
+    def again(self) -> None:
+        """Raise what ended it early, now that what was found has been told.
+
+        Raises:
+            KeyboardInterrupt: it was Ctrl-C.
+        """
+        if self.interrupted:
+            raise KeyboardInterrupt
 
     @property
     def section(self) -> list[dict[str, Any]]:
@@ -99,6 +120,22 @@ class Narrowing:
             }
             for update in self.last
         ]
+
+
+class _Picture:
+    """What is seen of one window in a terminal: drawn a few times a second, and nowhere else."""
+
+    def __init__(self, live: Live, windows: int) -> None:
+        self._live = live
+        self._windows = windows
+        self._drawn = -math.inf
+
+    def draw(self, update: tonescope.Update) -> None:
+        """Draw how the window stands, where it is time."""
+        now = time.monotonic()
+        if err.is_terminal and now - self._drawn >= 1 / REDRAWS_PER_S:
+            self._drawn = now
+            self._live.update(picture(update, self._windows), refresh=True)
 
 
 def narrowing_of(
@@ -149,7 +186,7 @@ def ended_table(updates: Sequence[tonescope.Update], top: int) -> Table:
     for update in updates:
         each = update.explanation
         tones = "  ".join(_with_interval(update, tone) for tone in each.top[: min(top, 4)])
-        ended = STOPPED.get(update.stop_reason, update.stop_reason)
+        ended = STOPPED.get(update.stop_reason, "interrupted")
         numbers = str(update.number + 1), str(each.evaluations), _percent(update.relative_error)
         shown.add_row(str(each.window_index), ended, *numbers, tones)
     return shown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import pytest
 from rich.console import Console
 
 import tonescope
+from tests.anytime import ScaledByCalls
 from tonescope.results import Explanation
 from tonescope_server import Explainer
 from tonescope_server.cli import console, narrowing
 from tonescope_server.cli.local import jobs_of
+from tonescope_server.engine.explainer import installed_plugins
 from tonescope_server.live.messages import Wanted
 from tonescope_server.services.in_process import InProcess
 
@@ -95,6 +99,35 @@ def test_a_window_that_cannot_be_explained_ends_it_in_one_line(refused: Any, two
     bad[1, 0, 0] = np.nan
     np.save(two, bad)
     assert "window 1" in refused(*asked(two, tiny_store, *SMOOTH))
+
+
+class Watched(ScaledByCalls):
+    """Gets better until whoever watches presses Ctrl-C, after three samples of the second window."""
+
+    name = "watched"
+
+    def refine(self, model: Any, windows: Any, parameters: Any) -> Any:
+        estimates = super().refine(model, windows, parameters)
+        if windows.x[0, 0, 0] > 0:
+            yield next(estimates)
+            return
+        yield from islice(estimates, 3)
+        signal.raise_signal(signal.SIGINT)
+        yield from estimates
+
+
+def test_who_has_seen_enough_is_told_what_was_found(
+    run: Any, two: Path, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = np.load(two)
+    windows[:, 0, 0] = 1, -1
+    np.save(two, windows)
+    monkeypatch.setitem(installed_plugins().methods, "watched", Watched())  # type: ignore[arg-type]
+    ran = run(*asked(two, tiny_store, "--method", "watched", "--progressive"))
+    assert ran.code == 130
+    assert ran.out.count("exhausted") == ran.out.count("interrupted") == 1
+    assert "over 2 windows" in ran.out
+    assert "Traceback" not in ran.err
 
 
 # -- what is drawn while it narrows -------------------------------------------------------------------------------
