@@ -18,6 +18,8 @@ import pytest
 
 from tonescope_server import Explainer
 from tonescope_server.cli import COMMANDS
+from tonescope_server.cli.demo import own_daemon
+from tonescope_server.demo import store_path
 from tonescope_server.plugin import GraphMethod
 from tonescope_server.plugin.host import PluginHost
 from tonescope_server.testing import check_method, tiny_models, tiny_windows
@@ -70,6 +72,19 @@ def test_a_block_compiles_and_its_marks_are_known(block):
 @by_place([b for b in BLOCKS if "runnable" in b.marks])
 def test_a_runnable_block_runs(block, tmp_path, monkeypatch):
     run(block, tmp_path, monkeypatch)
+
+
+def test_the_shortest_client_program_prints_what_the_readme_says_of_it(capsys):
+    (block,) = [b for b in BLOCKS if b.where.startswith("README.md") and "tonescope.connect(" in b.text]
+    with own_daemon(store_path()) as address:
+        exec(
+            compile(block.text.replace("127.0.0.1:50551", address), block.where, "exec"), {"__name__": "documentation"}
+        )
+    printed = capsys.readouterr().out.splitlines()
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    said = [line.rpartition(" ")[2].replace("%", " %") for line in printed]
+    assert len(said) == 2
+    assert f"Here it is {' and '.join(said)}" in readme
 
 
 @by_place(PLUGINS)
