@@ -53,7 +53,8 @@ def _followed(rules: RuleSet) -> str:
     notes = [f"- {name}: {_first_part(rules.rules[name])}\n" for name in more]
     return (
         f"\nBut `{rules.name}`, which splits changes and not derivatives, follows these, and what is counted or is "
-        f"true or false, as a number; it refuses by name where an integer that depends on the input chooses or divides.\n\n"
+        f"true or false, as a number; it refuses by name where an integer that depends on the input chooses or "
+        f"divides.\n\n"
         f"{''.join(notes)}"
     )
 

@@ -111,3 +111,29 @@ def test_the_derivative_of_a_relu_at_zero_is_zero(portable):
     x = np.array([[-1.0, 0.0, 1e-30, 5.0]], np.float32)
     got = session.run(["gradient:x"], {"x": x, "cotangent:y": np.full((1, 4), 2.0, np.float32)})[0]
     np.testing.assert_array_equal(got, [[0, 0, 2, 2]])
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_power_of_zero_is_flat_at_zero_too(make_case, constant):
+    exponents = np.array([0, 1, 2, 3], np.float32)
+    if constant:
+        model = make_case([helper.make_node("Pow", ["x", "e"], ["y"])], (4,), {"e": exponents}, dtype=TensorProto.FLOAT)
+    else:
+        nodes = [helper.make_node("Mul", ["x", "n"], ["z"]), helper.make_node("Add", ["z", "e"], ["f"]),
+                 helper.make_node("Pow", ["x", "f"], ["y"])]  # fmt: skip
+        constants = {"e": exponents, "n": np.zeros(4, np.float32)}
+        model = make_case(nodes, (4,), constants, dtype=TensorProto.FLOAT)
+    session = ort.InferenceSession(ir.to_proto(differentiate(ir.from_proto(model), ["x"])).SerializeToString())
+    feeds = {"x": np.zeros((1, 4), np.float32), "cotangent:y": np.ones((1, 4), np.float32)}
+    (got,) = session.run(["gradient:x"], feeds)
+    np.testing.assert_array_equal(got, [[0, 1, 0, 0]])
+
+
+@pytest.mark.parametrize("op_type", ["ReduceMax", "ReduceMin", "ReduceProd"])
+def test_a_reduction_over_no_axes_hands_back_what_it_got(make_case, op_type):
+    node = helper.make_node(op_type, ["x"], ["y"], noop_with_empty_axes=1)
+    model = make_case([node], (3, 4), dtype=TensorProto.FLOAT)
+    session = ort.InferenceSession(ir.to_proto(differentiate(ir.from_proto(model), ["x"])).SerializeToString())
+    x = np.random.default_rng(1).standard_normal((2, 3, 4)).astype(np.float32)
+    (got,) = session.run(["gradient:x"], {"x": x, "cotangent:y": x})
+    np.testing.assert_array_equal(got, x)

@@ -340,3 +340,33 @@ def test_what_attention_masks_gets_no_relevance(make_case, rule_set):
     masked[2] = False  # a query that may look nowhere says nothing
     whole = relevance(attention(5, masked), x, weights, rule_set)["found"]
     assert np.isfinite(whole).all()
+
+
+def test_a_sigmoid_that_is_spelled_out_hands_relevance_back_through_its_denominator(make_case):
+    """Unit by unit: the 1 below the line is a bias and absorbs its part, the exponential passes the rest on."""
+    v, w = random(4, 5), random(5, 3, seed=1)
+    nodes = [("MatMul", "x v", "h", {}), ("Neg", "h", "n", {}), ("Exp", "n", "e", {}), ("Add", "e one", "u", {}),
+             ("Div", "one u", "s", {}), ("MatMul", "s w", "o", {})]  # fmt: skip
+    model = chain(make_case, nodes, {"one": np.float32(1), "v": v, "w": w}, (4,))
+    x = random(3, 4, seed=2)
+    got = relevance(model, x, np.eye(3, dtype=np.float32))["found"]
+    for row in range(3):
+        h = x[row] @ v
+        e = np.exp(-h)
+        of_unit = over(w[:, row] / (1 + e), (w[:, row] / (1 + e)).sum()) * (w[:, row] / (1 + e)).sum()
+        want = (x[row][:, None] * v) @ over(of_unit * e / (1 + e), h)
+        np.testing.assert_allclose(got[row], want, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("below", [(), (5,), (2, 1)])
+def test_a_quotient_of_a_constant_passes_all_its_relevance_on(make_case, below):
+    """The operand is what lies below the line alone, and may be broadcast."""
+    top = random(2, 5, seed=1)
+    shaped = {(): ("ReduceMean", "x all", "d", {"keepdims": 1}), (5,): ("Exp", "x", "d", {}),
+              (2, 1): ("ReduceMean", "x last", "d", {"keepdims": 1})}  # fmt: skip
+    nodes = [shaped[below], ("Div", "top d", "o", {})]
+    constants = {"top": top, "all": np.array([1, 2]), "last": np.array([2])}
+    model = chain(make_case, nodes, constants, (2, 5))
+    x, weights = np.abs(random(3, 2, 5, seed=2)) + 0.5, random(3, 10, seed=3)
+    got = relevance(model, x, weights)
+    np.testing.assert_allclose(got["found"].sum((1, 2)), got["score"], rtol=1e-4)

@@ -296,13 +296,14 @@ def _shifted(standard: Rule, settings: LrpSettings) -> Rule:
 
 
 def _quotient(standard: Rule, epsilon: float) -> Rule:
-    """Make the rule of a quotient: a denominator that depends on the input is refused."""
+    """Make the rule of a quotient: the numerator gets all; a denominator gets it where it is all there is."""
     shared = proportional(standard, epsilon)
 
     def rule(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
-        """As a linear function of the numerator; a denominator is a scale, and gets nothing."""
-        found = list(shared(ctx, node, relevance))
-        return [found[0], None]
+        """To the numerator, the denominator being a scale; of a quotient of a constant, to the denominator."""
+        if ctx.need(node.inputs[0]):
+            return [shared(ctx, node, relevance)[0], None]
+        return [None, ctx.unbroadcast(required(relevance[0]), required(node.inputs[1]), node.outputs[0])]
 
     return rule
 

@@ -81,16 +81,23 @@ def _back(ctx: Context, node: ir.Node, index: int, cotangent: ir.Value) -> ir.Va
 
 
 def power(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """``d(aᵇ) = b·aᵇ⁻¹·da + aᵇ·log a·db``."""
+    """``d(aᵇ) = b·aᵇ⁻¹·da + aᵇ·log a·db``; nothing for da where b is 0, and for db where a is 0 and b is not below."""
     g = required(cotangents[0])
     a, b = required(node.inputs[0]), required(node.inputs[1])
     found: list[ir.Value | None] = [None, None]
     exponent = b if ctx.dtype(a) == ctx.dtype(b) else ctx.op("Cast", b, to=int(ctx.dtype(a)))
     if ctx.need(a):
         less = ctx.op("Sub", exponent, ctx.scalar(1.0, a))
-        found[0] = _back(ctx, node, 0, ctx.op("Mul", g, ctx.op("Mul", exponent, ctx.op("Pow", a, less))))
+        slope = ctx.op("Mul", exponent, ctx.op("Pow", a, less))
+        known = ctx.value_of(b)
+        if known is None or not np.all(known):  # 0 times 0⁻¹ would be no number
+            slope = ctx.op("Where", ctx.op("Equal", exponent, ctx.scalar(0.0, a)), ctx.scalar(0.0, a), slope)
+        found[0] = _back(ctx, node, 0, ctx.op("Mul", g, slope))
     if ctx.need(b):
-        found[1] = _back(ctx, node, 1, ctx.op("Mul", g, ctx.op("Mul", node.outputs[0], ctx.op("Log", a))))
+        zero = ctx.scalar(0.0, a)
+        flat = ctx.op("And", ctx.op("Equal", a, zero), ctx.op("GreaterOrEqual", exponent, zero))
+        steep = ctx.op("Where", flat, zero, ctx.op("Mul", node.outputs[0], ctx.op("Log", a)))
+        found[1] = _back(ctx, node, 1, ctx.op("Mul", g, steep))
     return found
 
 

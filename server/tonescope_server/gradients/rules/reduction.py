@@ -73,6 +73,8 @@ def spread_over_row(ctx: Context, g: ir.Value, x: ir.Value, part: float) -> ir.V
 def reduce_extreme(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """``g`` to the maximum (minimum), in equal parts where several are; serves ReduceMax and ReduceMin."""
     x = required(node.inputs[0])
+    if reduced_axes(ctx, node) == []:
+        return [cotangents[0]]
     g, y = kept(ctx, node, required(cotangents[0])), kept(ctx, node, node.outputs[0])
     hits = ctx.op("Cast", ctx.op("Equal", x, y), to=int(ctx.dtype(x)))
     axes = reduced_axes(ctx, node)
@@ -85,6 +87,8 @@ def reduce_product(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Seque
     x = required(node.inputs[0])
     g, y = kept(ctx, node, required(cotangents[0])), kept(ctx, node, node.outputs[0])
     axes = reduced_axes(ctx, node)
+    if axes == []:
+        return [cotangents[0]]
     where = ctx.ints(range(ctx.rank(x)) if axes is None else axes)
     one, zero = ctx.scalar(1.0, x), ctx.scalar(0.0, x)
     is_zero = ctx.op("Equal", x, zero)

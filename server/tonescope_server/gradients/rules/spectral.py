@@ -53,16 +53,21 @@ def dft(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Valu
 
 
 def stft(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """As for DFT: the frames of one signal, by its samples."""
+    """As for DFT: the frames of one signal, by its samples.
+
+    Refused: a step, window or length known only at run time, very long signals.
+    """
     x, g = required(node.inputs[0]), required(cotangents[0])
-    samples, parts = ctx.static_dims(node, x, 1, "the signal")
+    samples, *parts = ctx.static_dims(node, x, 1, "the signal")
+    if parts not in ([], [1], [2]):
+        raise ctx.unsupported(node, f"a signal of shape {ctx.dims(x)}: expected (batch, samples), or with 1 or 2 parts")
     found = {
         "step": _constant(ctx, node, 1, "its frame_step"),
         "window": _constant(ctx, node, 2, "its window"),
         "length": _constant(ctx, node, 3, "its frame_length"),
     }
     one = {"onesided": ctx.attribute(node, "onesided", 1)}
-    matrix = _answers(ctx, node, "STFT", [samples, parts], found, one, 17)
+    matrix = _answers(ctx, node, "STFT", [samples, *(parts or [1])], found, one, 17)
     flat = ctx.op("Flatten", g, axis=1)
     return [ctx.reshape_like(ctx.op("MatMul", flat, ctx.constant(matrix.T, ctx.dtype(x).numpy())), x)]
 
