@@ -310,6 +310,8 @@ class Prepared:
             self._named_baselines,
             self._explainer.model.background,
             previous,
+            cells.link_of_cell,
+            cells.component_of_cell,
         )
 
     @cached_property

@@ -99,6 +99,9 @@ class Windows:
         background: the manifest's windows of the training data, ``(n, *input shape)``; None where it has none.
         previous: the window before each, of the same node, ``(batch, *input shape)``: NaN where there is none yet; None
             outside of live streams.
+        link_of_cell: the antenna link of each flat input cell, ``(cells,)``; None or zeros where a window has one.
+        component_of_cell: which component of a complex value each flat input cell is, ``(cells,)``; None or zeros where
+            it has one.
     """
 
     x: FloatArray
@@ -111,6 +114,8 @@ class Windows:
     named_baselines: Mapping[str, FloatArray] = field(default_factory=dict)
     background: FloatArray | None = None
     previous: FloatArray | None = None
+    link_of_cell: IntArray | None = None
+    component_of_cell: IntArray | None = None
 
 
 @runtime_checkable
