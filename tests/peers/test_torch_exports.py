@@ -50,3 +50,24 @@ def test_an_exported_network_has_the_gradient_that_autograd_finds(exports, name,
         x, want = given["x"], given["g"]
     found = Explainer.load(path).gradient(x, Target.element(1))
     np.testing.assert_allclose(found, want, atol=1e-5 * np.abs(want).max(), rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("vit", "attention_relevance"), ("transformer", "attention_rollout"), ("resnet", "grad_cam"),
+        ("conv_gru", "hires_cam"), ("tcn", "grad_cam_plus_plus"), ("unet", "layer_cam"),
+        ("depthwise", "guided_grad_cam"),
+    ],
+)  # fmt: skip
+def test_both_exporters_spell_the_same_attention_and_the_same_layers(exports, name, method):
+    """Names, shapes and reshapes differ; what is found in the graph, and where it lies in the input, does not."""
+    with np.load(exports / f"{name}.npz") as given:
+        x = given["x"]
+    paths = [exports / f"{name}.{exporter}.onnx" for exporter in ("dynamo", "torchscript")]
+    if not all(path.exists() for path in paths):
+        pytest.skip(f"torch cannot export {name} by both of its exporters")
+    signed = {"relu": False} if "cam" in method else {}
+    one, other = (Explainer.load(path).explain(x, method, Target.element(1), **signed).cells for path in paths)
+    assert np.abs(one).max() > 0
+    np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(one).max(), rtol=0)

@@ -455,3 +455,13 @@ def test_tokens_of_frames_say_that_they_tell_no_tones_apart_and_raise_no_alarm()
         assert [w.code for w in result.warnings] == ["NO_TONE_RESOLUTION"]
         assert result.null_tone_share is None
         np.testing.assert_array_equal(result.tones, np.repeat(result.tones[:, :1], 10, axis=1))
+
+
+def test_of_a_quantised_model_only_what_needs_a_gradient_is_called_an_estimate(tmp_path):
+    net = families.Net(STEPS, INPUTS)
+    scale, zero = np.float32(0.05), np.int8(0)
+    levels = net.op("DequantizeLinear", net.op("QuantizeLinear", "x", scale, zero), scale, zero)
+    explainer = saved(attended(net, net.linear(levels, "embed", INPUTS, 4), STEPS, 4), tmp_path)
+    x = windows(explainer)
+    codes = {name: [w.code for w in explainer.explain(x, name).warnings] for name in METHODS}
+    assert ["STRAIGHT_THROUGH" in codes[name] for name in METHODS] == [False, False, True]

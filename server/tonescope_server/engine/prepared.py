@@ -83,7 +83,7 @@ class Prepared:
         settled = {} if self._plan is None else self._plan.settled
         self.parameters: Mapping[str, Any] = {**parameters.model_dump(mode="json"), **settled}
         self._is_open = is_open(self.target)
-        estimated = self._plan is not None and explainer.is_quantised
+        estimated = self._plan is not None and self._plan.rule_set != "" and explainer.is_quantised
         told = () if self._plan is None else self._plan.warnings
         self._standing = (*((STRAIGHT_THROUGH,) if estimated else ()), *told)
         self._said = {  # what every answer to this request says
