@@ -1,6 +1,6 @@
 """Streams of the simulator with one fault injected on purpose: what the checks of data are held against.
 
-``FAULTS`` has each fault in one form, by its code; ``VARIANTS`` further forms, and faults of which there are only these.
+``FAULTS`` has each fault in one form, by its code; ``VARIANTS`` has further forms of them, and other faults.
 """
 
 from __future__ import annotations
@@ -181,6 +181,11 @@ def missing_node(seed, declared):
     return replace(stream, series=[*rest, gone.only(np.arange(len(gone)) < len(gone) // 2)])
 
 
+def another_layout(seed, declared):
+    """Rows run from the lowest subcarrier to the highest, where they are declared as the chip stores them."""
+    return _each(clean_frames(seed, declared), lambda s: replace(s, amplitude=np.fft.fftshift(s.amplitude, axes=1)))
+
+
 def lltf_among_ht(seed, declared):
     """The other way round than ``mixed_fields``: HT-LTF is declared, and every now and then the frame is an LLTF."""
     rng = np.random.default_rng(seed)
@@ -264,6 +269,12 @@ def half_normalised(seed, declared):
     return Stream(declared, [], half.transpose(0, 2, 1).astype(np.float32))
 
 
+def brought_to_a_range(seed, declared):
+    """Amplitudes are divided by the largest of all."""
+    windows = raw_windows(seed)
+    return Stream(declared, [], (windows / windows.max()).transpose(0, 2, 1).astype(np.float32))
+
+
 def gain_drift(seed, declared):
     """The receiver's gain drifts by 4 dB."""
 
@@ -344,6 +355,7 @@ FAULTS = {
 }
 CLEAN = {"clean frames": clean_frames, "clean windows": clean_windows}
 VARIANTS = {
+    "LAYOUT_MISMATCH": {"another layout": another_layout},
     "MIXED_TRAINING_FIELDS": {"LLTF among HT": lltf_among_ht},
     "FROZEN_SENDER": {"frozen": frozen, "frozen windows": frozen_windows},
     "NO_SIGNAL": {"silence": silent},
@@ -352,6 +364,7 @@ VARIANTS = {
         "by the window": normalised_by_window,
         "one mean for all": normalised_as_one,
         "half done": half_normalised,
+        "brought to a range": brought_to_a_range,
     },
     "GAIN_DRIFT": {"slow drift": gain_drift},
     "HEADER_AS_TONES": {"whole header": whole_header},

@@ -70,7 +70,7 @@ def check_windows(cells: npt.NDArray[np.float32], declared: Declared, *, normali
         series = reading.series(flat)
     again, series = copies.check_copies(series)
     named = frames.check_rows(series, declared.cells.table.null_mask) if wrong else None
-    found += wrong + again + (_check_named(series, declared, raw=not normalised) if named is None else named)
+    found += wrong + again + (_check_named(series, declared, found, raw=not normalised) if named is None else named)
     return _once(found)
 
 
@@ -93,15 +93,18 @@ def _check_series(series: Series, declared: Declared) -> list[Finding]:
     found += mixed + read
     if series.amplitude.shape[1] > len(table):
         return found
-    return found + _check_named(series, declared, raw=True)
+    return found + _check_named(series, declared, found, raw=True)
 
 
-def _check_named(series: Series, declared: Declared, *, raw: bool) -> list[Finding]:
-    """Check frames whose rows are known to be tones."""
+def _check_named(series: Series, declared: Declared, found: Sequence[Finding], *, raw: bool) -> list[Finding]:
+    """Check frames whose rows are known to be tones, unless what was found says that they are not known."""
     if not len(series):
         return []
+    if any(finding.code == layout.LAYOUT_MISMATCH for finding in found):
+        # Whatever is known of declared rows says nothing of these; what all rows do at once can still be seen.
+        return gain.check_gain(series, np.zeros(len(declared.cells.table), dtype=np.bool_))[0] if raw else []
     null = declared.cells.table.null_mask
-    found = frames.check_rows(series, null)
+    copied = frames.check_rows(series, null)
     if raw:
         steps, series = gain.check_gain(series, null)
         # At a gain that changes, no level is the training's: the steps are what is wrong, and not the statistics.
@@ -109,7 +112,7 @@ def _check_named(series: Series, declared: Declared, *, raw: bool) -> list[Findi
     else:
         wrong = normalisation.check_windows(series, declared)
     # What is wrong in itself is not what was trained either: drift would only say it again.
-    return found + (wrong or drift.check_input(series, declared, raw=raw))
+    return copied + (wrong or drift.check_input(series, declared, raw=raw))
 
 
 def _check_lengths(unused: Sequence[Series], all_series: Sequence[Series], taken: Iterable[int]) -> list[Finding]:

@@ -187,7 +187,7 @@ def check_rate(series: Series, declared: Declared, once: Series | None = None) -
     )
     remedy = f"send at {declared.rate_hz:.3g} Hz, or resample: a window covers another span of time than in training"
     if rate_hz < declared.rate_hz and abs(usual_hz / declared.rate_hz - 1) <= declared.tolerance:
-        figures["lost_share"] = 1 - rate_hz / usual_hz
+        figures["lost_share"] = 1 - rate_hz / declared.rate_hz
         message += f": {figures['lost_share']:.0%} of them are lost on the way"
         remedy = "see where frames are lost: a window covers another span of time than in training"
     return [Finding(RATE_MISMATCH, Severity.WARNING, message, remedy, figures, series.node_id)]

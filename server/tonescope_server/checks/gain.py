@@ -27,7 +27,7 @@ DB = 20.0
 
 BLOCKS = 8  # that a stream is cut into, to see how its level drifts
 FEWEST_IN_BLOCK = 8  # frames
-SMALLEST_DRIFT_DB = 2.0
+SMALLEST_DRIFT_DB = 1.5
 
 REMEDY = "fix the gain, or take it out of the amplitudes (agc and fft gain, where the radio gives them)"
 

@@ -21,7 +21,7 @@ import numpy as np
 from tonescope_server.checks.finding import Finding, Severity
 from tonescope_server.checks.layout import Reading
 from tonescope_server.checks.series import Declared, Float64Array, Series
-from tonescope_server.types import BoolArray, FloatArray
+from tonescope_server.types import BoolArray, FloatArray, IntArray
 
 WRONG_NORMALISATION = "WRONG_NORMALISATION"
 
@@ -41,6 +41,8 @@ FEWEST_VALUES = 200
 FEWEST_TONES = 8
 LEAST_SPREAD = 0.1  # variance of the logarithms of the tones' deviations: less says nothing
 
+RIGHT = "right"
+RAW = "normalise the windows by the manifest's statistics (--normalise manifest), or send frames"
 ONCE = "normalise the windows once, by the statistics that the model was trained with"
 
 
@@ -62,13 +64,19 @@ def check_windows(series: Series, declared: Declared) -> list[Finding]:
         return [_finding(message, "send raw amplitudes, or state normalisation.kind in the manifest", series, {})]
     if own := _by_themselves(series, live):
         return own
-    mean, std = _middle(values)
-    if (values >= 0).all() and mean > 1:
-        message = f"no value is negative and the median tone's mean is {mean:.3g}: raw amplitudes, but z-scores wanted"
-        remedy = "normalise the windows by the manifest's statistics (--normalise manifest), or send frames"
-        return [_finding(message, remedy, series, {"mean": mean, "std": std})]
-    other = _moved_nulls(series, declared) or _half_done(series, live, declared)
-    return other or _off(mean, std, series, ONCE)
+    done = _what_was_done(values, series.rows[live], declared)
+    if done in (RIGHT, ""):
+        mean, std = _middle(values)
+        if not done and (values >= 0).all():
+            return [_not_negative(mean, std, series)]
+        return _moved_nulls(series, declared) or _off(mean, std, series, ONCE)
+    return [_finding(done, ONCE, series, {"median_std": float(np.median(values.std(axis=0)))})]
+
+
+def _not_negative(mean: float, std: float, series: Series) -> Finding:
+    what = "raw amplitudes" if mean > 1 else "amplitudes that were brought to a range"
+    message = f"no value is negative and the median tone's mean is {mean:.3g}: {what}, but z-scores wanted"
+    return _finding(message, RAW, series, {"mean": mean, "std": std})
 
 
 def check_each_window(cells: FloatArray, declared: Declared) -> tuple[list[Finding], FloatArray]:
@@ -157,22 +165,20 @@ def _moved_nulls(series: Series, declared: Declared) -> list[Finding]:
     return [_finding(message, ONCE, series, {"null_rows_at": where, "null_rows_expected": wanted})]
 
 
-def _half_done(series: Series, live: BoolArray, declared: Declared) -> list[Finding]:
-    """Tell windows from which the mean was subtracted and that were not divided, and the reverse."""
+def _what_was_done(values: FloatArray, rows: IntArray, declared: Declared) -> str:
+    """Say what was done to amplitudes, as far as it can be told by undoing it: ``RIGHT``, what is wrong, or ""."""
     if declared.normalisation != "manifest" or declared.mean is None or declared.std is None:
-        return []
-    rows = series.rows[live]
+        return ""
     mean, std = declared.mean[rows], declared.std[rows] + declared.eps
-    values = series.amplitude[:, live].astype(np.float64)
-    if _are_of_whole_parts(values * std + mean):
-        return []
-    if _are_of_whole_parts(values + mean) or _spread_is_the_trainings(values, std):
-        message = "the mean of the training was subtracted, and the values were not divided by its deviation"
-    elif _are_of_whole_parts(values * std):
-        message = "the values were divided by the deviation of the training, and its mean was not subtracted"
-    else:
-        return []
-    return [_finding(message, ONCE, series, {"median_std": float(np.median(values.std(axis=0)))})]
+    each = values.astype(np.float64)
+    if _are_of_whole_parts(each * std + mean):
+        return RIGHT
+    both_signs = bool((values < 0).any())
+    if both_signs and (_are_of_whole_parts(each + mean) or _spread_is_the_trainings(each, std)):
+        return "the mean of the training was subtracted, and the values were not divided by its deviation"
+    if _are_of_whole_parts(each * std):
+        return "the values were divided by the deviation of the training, and its mean was not subtracted"
+    return ""
 
 
 def _are_of_whole_parts(amplitude: Float64Array) -> bool:
