@@ -56,6 +56,10 @@ STRAIGHT_THROUGH = ResultWarning(
     "STRAIGHT_THROUGH",
     "the model is quantised, and its gradient is a clipped straight-through estimate: rounding is passed through",
 )
+COUPLED = ResultWarning(
+    "BATCH_COUPLED",
+    "what the model says of a window depends on the others in its batch, and so does this: send windows one by one",
+)
 
 
 class Prepared:
@@ -85,7 +89,8 @@ class Prepared:
         self._is_open = is_open(self.target)
         estimated = self._plan is not None and self._plan.rule_set != "" and explainer.is_quantised
         told = () if self._plan is None else self._plan.warnings
-        self._standing = (*((STRAIGHT_THROUGH,) if estimated else ()), *told)
+        coupled = explainer.model.is_coupled
+        self._standing = (*((STRAIGHT_THROUGH,) if estimated else ()), *((COUPLED,) if coupled else ()), *told)
         self._said = {  # what every answer to this request says
             "tone_layout": explainer.model.table.id,
             "method": method.name,

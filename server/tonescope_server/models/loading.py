@@ -219,6 +219,7 @@ def _assemble(files: _Files, loaded: LoadedGraph) -> Model:
         table=table,
         cells=cells,
         warnings=(*files.warnings, *loaded.warnings, *guesses),
+        is_coupled=loaded.is_coupled,
         background=None if files.background is None else read_background(files.background, explained, cells),
     )
 

@@ -79,6 +79,7 @@ class Model:
         table: the tones of a window's rows.
         cells: how the flat cells of one window map to frames and tones.
         warnings: guesses and oddities met while loading, one line each.
+        is_coupled: whether what the graph says of a window depends on the others in its batch.
         background: the windows of the manifest's ``baseline.background``, ``(n, *input shape)``; None where it names
             none.
     """
@@ -94,6 +95,7 @@ class Model:
     cells: CellMap
     warnings: tuple[str, ...] = ()
     background: FloatArray | None = None
+    is_coupled: bool = False
 
     def warnings_for(self, normalise: str | None) -> tuple[str, ...]:
         """Return the warnings that hold for a request: what it says itself is not guessed.

@@ -26,6 +26,7 @@ class LoadedGraph:
         weights_sha256: sha256 of the main file alone, which is what a manifest states.
         layouts: the usual tone layout by number of rows, where the architecture knows one.
         warnings: oddities met, one line each.
+        is_coupled: whether what the graph says of a window depends on the others in its batch.
     """
 
     graph: ir.Model
@@ -33,6 +34,7 @@ class LoadedGraph:
     weights_sha256: str
     layouts: Mapping[int, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    is_coupled: bool = False
 
 
 def read_bytes(path: Path) -> bytes:

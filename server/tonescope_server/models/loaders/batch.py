@@ -2,7 +2,7 @@
 
 Exporters often fix the batch at 1, in the input and in the target shapes of Reshape nodes. Both are
 loosened, and :func:`loosened_graph_is_equivalent` proves on numbers that the graph still computes each
-window by itself.
+window by itself. Whether a graph with an open batch does so is asked in the same way.
 """
 
 from __future__ import annotations
@@ -155,12 +155,33 @@ def loosened_graph_is_equivalent(
     return all(_close(a, b) for a, b in zip(whole, joined, strict=True))
 
 
+def is_coupled(proto: onnx.ModelProto, value: ValueInfoProto) -> bool:
+    """Run two windows alone and together, and say whether what comes out of one depends on the other.
+
+    Normalisations over the batch do that, differences from its mean, and choices of one branch for all windows: of the
+    last, which two windows need not show, ``load_onnx`` asks the graph.
+    """
+    shape = tuple(axis.dim_value for axis in dims(value)[1:])
+    random = np.random.default_rng(0)
+    x = (random.standard_normal((2, *shape)) * np.array([1.0, 3.0]).reshape(2, *[1] * len(shape))).astype(np.float32)
+    try:
+        together, *alone = _run(proto, value.name, [x, x[:1], x[1:]], optimised=False)
+    except _RUNTIME_ERRORS:
+        return False  # what cannot be run on such windows is told where it is run
+    by_window = [parts for parts in zip(together, *alone, strict=True) if parts[0].shape[:1] == (2,)]
+    return any(not _close(both, np.concatenate(parts)) for both, *parts in by_window if np.isfinite(both).all())
+
+
 def _close(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and bool(np.all(np.abs(a - b) <= _TOLERANCE * max(1.0, float(np.abs(b).max(initial=0)))))
 
 
-def _run(proto: onnx.ModelProto, name: str, batches: list[np.ndarray]) -> list[list[np.ndarray]]:
+def _run(
+    proto: onnx.ModelProto, name: str, batches: list[np.ndarray], *, optimised: bool = True
+) -> list[list[np.ndarray]]:
     options = ort.SessionOptions()
+    if not optimised:  # for a few runs that takes longer than they do
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

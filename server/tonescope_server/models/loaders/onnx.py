@@ -9,16 +9,19 @@ from types import MappingProxyType
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx_ir as ir
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto
 
 from tonescope_server.errors import ManifestError, NotOnnxError
+from tonescope_server.gradients.activity import branching_on
 from tonescope_server.models.architectures import Architecture, Tensors
 from tonescope_server.models.loaders import LoadedGraph, batch, one_line, read_bytes, sha256
 from tonescope_server.models.loaders.external import embed_external, external_tensors, location
 from tonescope_server.models.loaders.finish import ONNX_ERRORS, check, finish
 from tonescope_server.models.loaders.opset import convert, scale_by_channel
+from tonescope_server.models.loaders.order import in_order
 from tonescope_server.models.loaders.pairing import pair
 from tonescope_server.models.loaders.precision import in_float32
 from tonescope_server.models.loaders.safetensors import float_tensors, parse_tensors
@@ -111,12 +114,17 @@ def load_onnx(
         tensors = parse_tensors(parts[1], weights.name)
         warnings += _embed_paired(proto, path, tensors, weights.name)
         layouts = _layouts(tensors, architectures)
-    proto = scale_by_channel(proto)
+    proto = scale_by_channel(in_order(proto))
     check(proto, where)
     proto = convert(in_float32(_inline(proto, where), where, warnings), where)
     proto = _any_batch(proto, input_name, input_shape, where, warnings)
+    graph = finish(proto, where)
+    is_coupled = _is_coupled(graph, proto, input_name, where)
+    if is_coupled:
+        warnings.append(f"{where}: what it says of a window depends on the others in its batch")
     return LoadedGraph(
-        graph=finish(proto, where),
+        graph=graph,
+        is_coupled=is_coupled,
         digest=sha256(parts),
         weights_sha256=sha256([data]),
         layouts=layouts,
@@ -167,6 +175,14 @@ def _explained_input(proto: onnx.ModelProto, name: str, where: str) -> onnx.Valu
             "nothing could feed the others"
         )
     return required[0]
+
+
+def _is_coupled(graph: ir.Model, proto: onnx.ModelProto, name: str, where: str) -> bool:
+    value = _explained_input(proto, name, where)
+    if batch.dims(value)[0].dim_value == 1:
+        return False
+    own = [v for v in graph.graph.inputs if v.name == value.name]
+    return any(branching_on(graph.graph, own)) or batch.is_coupled(proto, value)
 
 
 def _any_batch(

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from tonescope_server import Explainer, Target
+from tonescope_server.engine.explainer import installed_plugins
 from tonescope_server.errors import ManifestError
 from tonescope_server.models.loading import load_model
 from tonescope_server.models.manifest import Manifest
@@ -118,3 +120,47 @@ def test_an_initializer_that_is_also_listed_as_an_input_is_none(save):
     ]
     model = load_model(save(inputs=inputs))
     assert [value.name for value in model.graph.graph.inputs] == ["x"]
+
+
+CENTRED = [
+    helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=1),
+    helper.make_node("Sub", ["x", "mean"], ["centred"]),
+]
+
+
+@pytest.mark.parametrize(("axes", "coupled"), [([0], True), ([1], False)])
+def test_a_model_that_couples_the_windows_of_a_batch_is_told_apart(save, axes, coupled):
+    nodes = [*CENTRED, *dense()]
+    nodes[2].input[0] = "centred"
+    model = load_model(save(nodes=nodes, tensors={"w": WEIGHT, "b": BIAS, "axes": np.int64(axes)}))
+    assert model.is_coupled is coupled
+    assert any("depends on the others in its batch" in text for text in model.warnings) is coupled
+    result = Explainer(model, installed_plugins()).explain(windows(), "saliency", Target.element(0))
+    assert ("BATCH_COUPLED" in [w.code for w in result.warnings]) is coupled
+
+
+def test_a_branch_that_is_chosen_for_all_windows_together_couples_them(save):
+    """Two windows need not show it: here they would have to be very large."""
+    out = helper.make_tensor_value_info("chosen", TensorProto.FLOAT, ["batch", 4, 5])
+    branches = {
+        f"{name}_branch": helper.make_graph([helper.make_node(op, ["x"], ["chosen"])], name, [], [out])
+        for name, op in (("then", "Neg"), ("else", "Identity"))
+    }
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["top"], keepdims=0),
+        helper.make_node("Greater", ["top", "much"], ["is_large"]),
+        helper.make_node("If", ["is_large"], ["h"], **branches),
+        *dense(),
+    ]
+    nodes[3].input[0] = "h"
+    model = load_model(save(nodes=nodes, tensors={"w": WEIGHT, "b": BIAS, "much": np.float32(1e6)}))
+    assert model.is_coupled
+
+
+def test_a_model_that_takes_one_window_at_a_time_couples_none(save):
+    nodes = [*CENTRED, *dense()]
+    nodes[2].input[0] = "centred"
+    tensors = {"w": WEIGHT, "b": BIAS, "axes": np.int64([0])}
+    model = load_model(save(nodes=nodes, tensors=tensors, shape=(1, 4, 5), output_shape=(1, 3)))
+    assert model.input.shape[0] == 1
+    assert not model.is_coupled
