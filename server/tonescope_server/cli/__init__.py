@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -47,7 +49,17 @@ def build(arguments: list[str]) -> typer.Typer:
     return app
 
 
-def _tonescope() -> None:
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"tonescope {version('tonescope')}")
+        raise typer.Exit
+
+
+def _tonescope(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
     """Say, live, which subcarriers made a WiFi-sensing model say what it said."""
 
 

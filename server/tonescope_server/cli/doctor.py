@@ -22,9 +22,9 @@ from tonescope_server.cli.options import (
     NormaliseOption,
     StoreOption,
     WeightsOption,
+    need_png,
 )
 from tonescope_server.cli.usage import only
-from tonescope_server.errors import ParameterError
 from tonescope_server.reports.arrays import ARRAYS
 from tonescope_server.reports.dataset import Kind, read_dataset
 from tonescope_server.reports.doctor import MANIFEST_GUESSED, Entry, Report, examine
@@ -77,8 +77,7 @@ def doctor(
     """
     if recording.suffix in ARRAYS and not format:
         only(context, ("hop",), "with a recording", f"the array {recording.name}")
-    if png is not None and png.suffix.lower() != ".png":
-        raise ParameterError(f"--png: expected a .png file, got '{png}'")
+    need_png(png)
     explainer = load(context, model, store, manifest, adapter, weights)
     with progress(f"examining {recording.name}", None):
         data = read_dataset(recording, explainer, format)

@@ -46,6 +46,7 @@ from tonescope_server.cli.options import (
     StoreOption,
     TargetOption,
     WeightsOption,
+    need_png,
     parse_parameters,
     parse_target,
 )
@@ -124,6 +125,7 @@ def explain(
 
     Example:  tonescope explain windows.npy --method smoothgrad -p n=1000 --progressive --tolerance 0.05
     """
+    need_png(png)
     parameters = parse_parameters(param)
     is_array = file.suffix in ARRAYS
     narrowing = narrowing_of(context, progressive, tolerance, budget, time_limit)

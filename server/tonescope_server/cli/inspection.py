@@ -31,6 +31,7 @@ from tonescope_server.errors import RecordingError
 from tonescope_server.reports.arrays import ARRAYS, read_arrays
 
 TRANSMITTERS = 6
+CSD = "csd"  # of rows that hold a cyclic-shift angle
 _MODELS = (".onnx", ".safetensors", ".toml")
 
 
@@ -134,7 +135,7 @@ def _length(node: NodeSurvey, n: int, detected: list[DetectedLayout]) -> dict[st
 
 def _identity(table: ToneTable) -> list[dict[str, Any]]:
     """Say of each training field in a frame which rows it takes, which subcarriers they are, and of what kind."""
-    fields = dict.fromkeys(tone.training_field for tone in table if tone.training_field != "csd")
+    fields = sorted(dict.fromkeys(tone.training_field for tone in table), key=lambda name: name == CSD)
     return [_field(name, [tone for tone in table if tone.training_field == name]) for name in fields]
 
 
@@ -144,6 +145,7 @@ def _field(name: str, tones: list[Tone]) -> dict[str, Any]:
     return {
         "training_field": name,
         "rows": len(tones),
+        "at": [tone.row for tone in tones],
         "subcarriers": [min(indices), max(indices)] if indices else None,
         **{kind.value: kinds[kind] for kind in ToneKind},
     }
@@ -230,6 +232,9 @@ def _say_tones(length: dict[str, Any], where: str) -> None:
     for field in length["identity"]:
         counts = ", ".join(f"{field[kind]} {kind}" for kind in ToneKind if field[kind])
         low, high = field["subcarriers"] or ("?", "?")
+        if field["training_field"] == CSD:
+            parts.append(f"cyclic-shift angles, no channel, in rows {_ranges(field['at'])}")
+            continue
         parts.append(f"{field['training_field'] or 'subcarriers'} {low} … {high} ({counts})")
     say(f"{where}: {length['layout']} ({length['layout_status']}): {'; '.join(parts)}")
 

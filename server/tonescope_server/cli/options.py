@@ -89,6 +89,16 @@ MODEL_FILE_OPTIONS = ("store", "manifest", "adapter", "weights")
 """The options that say where a model of this process comes from, by the names of the commands' parameters."""
 
 
+def need_png(path: Path | None) -> None:
+    """Make sure, before any work is done, that a picture is to be a ``.png`` file.
+
+    Raises:
+        ParameterError: it is another.
+    """
+    if path is not None and path.suffix.lower() != ".png":
+        raise ParameterError(f"--png: expected a .png file, got '{path}'")
+
+
 class TargetClass(Protocol[T]):
     """The two classes that make targets: the daemon's and the client's."""
 

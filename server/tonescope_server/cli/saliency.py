@@ -20,10 +20,11 @@ from tonescope_server import Explainer
 from tonescope_server.checks import Finding
 from tonescope_server.checks.predictions import check_confidence
 from tonescope_server.cli.console import out, plain, remark, say, write_json
+from tonescope_server.cli.counted import Counted
 from tonescope_server.cli.findings import findings_here, section, show_findings
 from tonescope_server.cli.identity import FEATURES, identity_table, tone_text
-from tonescope_server.cli.labels import FIELD, Labelled, labelled
-from tonescope_server.cli.local import explain_here, load
+from tonescope_server.cli.labels import Labelled, labelled, labelled_windows
+from tonescope_server.cli.local import explain_here, jobs_of, load
 from tonescope_server.cli.options import (
     AdapterOption,
     FormatOption,
@@ -33,10 +34,14 @@ from tonescope_server.cli.options import (
     NormaliseOption,
     StoreOption,
     WeightsOption,
+    need_png,
 )
 from tonescope_server.cli.recordings import open_file, windows_of
+from tonescope_server.cli.usage import only
 from tonescope_server.engine.targets import TargetLike
 from tonescope_server.errors import ParameterError
+from tonescope_server.reports.arrays import ARRAYS, read_arrays
+from tonescope_server.reports.dataset import read_dataset
 from tonescope_server.types import Target, TargetKind
 
 METHOD = "subcarrier_saliency"
@@ -54,7 +59,9 @@ class Kind(StrEnum):
 
 def saliency(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A recording or a paired file.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="A recording, a paired file, or windows (.npy, .npz).", show_default=False)
+    ],
     model: ModelOption = "people_count",
     kind: Annotated[Kind, typer.Option("--kind", help="What the model predicts.")] = Kind.COUNT,
     max_samples: Annotated[int, typer.Option("--max-samples", min=1, help="Windows at most, evenly spread.")] = 128,
@@ -72,37 +79,53 @@ def saliency(
 ) -> None:
     """Rank the tones by how much the loss depends on each, and write saliency.json.
 
-    For a count the loss is −log p of the label (n_persons_mode in a paired file), or, where the file has none, of the
-    prediction. Where only some windows have a label, the others are left out, and their lines are told. A pose model
-    has no such loss: there the mean of all keypoint coordinates is taken instead.
+    For a count the loss is −log p of the label (n_persons_mode in a paired file, labels in a .npz file), or, where the
+    file has none, of the prediction. Where only some windows have a label, the others are left out, and their lines are
+    told. A pose model has no such loss: there the mean of all keypoint coordinates is taken instead.
 
     Example:  tonescope saliency session.csi.jsonl --model count_v1.safetensors --normalise recording
 
     Example:  tonescope saliency paired.jsonl --model pose_v1.safetensors --kind pose --max-samples 256 -o pose.json
     """
+    need_png(png)
+    is_array = file.suffix in ARRAYS and not format
+    if is_array:
+        only(context, ("hop",), "with a recording", f"the array {file.name}")
     explainer = load(context, model, store, manifest, adapter, weights)
     need_kind(kind, explainer)
-    recording = open_file(file, explainer.host, format)
-    windows, counted = windows_of(recording, explainer.model, explainer.host, normalise, hop)
-    known = Labelled(windows) if kind is Kind.POSE else labelled(recording, windows, _classes(explainer))
+    known, counted = _read(file, explainer, kind, (normalise, hop, format))
     jobs, labels = spread(known.jobs, max_samples), spread(known.labels, max_samples)
     target = target_of(kind, labels)
     found = explain_here(explainer, jobs, METHOD, target, {})
     findings = findings_here(explainer, file, format, normalise, METHOD, found) + _on_confidence(target, found)
     window = explainer.model.manifest.window
-    report = report_of(kind, str(model), found, Made(window.frames, hop or window.hop, _label_of(target)))
+    made = Made(window.frames, 0 if is_array else hop or window.hop, _label_of(target, known))
+    report = report_of(kind, str(model), found, made)
     warnings = explainer.model.warnings_for(normalise)
     report |= {"findings": section(findings), "model_warnings": list(warnings)}
-    report |= {"recording": counted.section, "labels": known.section}
+    report |= {"recording": None if counted is None else counted.section, "labels": known.section}
     write_json(report, out_file)
     if png is not None:
         draw(report, found, file.name, png)
     if str(out_file) != "-":
         _say(report, found, warnings, out_file)
         show_findings(findings)
-    counted.say(file.name)
+    if counted is not None:
+        counted.say(file.name)
     if known.text:
         remark(f"{file.name}: {known.text}")
+
+
+def _read(file: Path, explainer: Explainer, kind: Kind, how: tuple[str, int, str]) -> tuple[Labelled, Counted | None]:
+    """Read the windows of a file, with their labels where the loss is of labels."""
+    normalise, hop, format = how
+    if file.suffix in ARRAYS and not format:
+        jobs = jobs_of(read_arrays(file), explainer, normalise)
+        labels = None if kind is Kind.POSE else read_dataset(file, explainer).labels
+        return labelled_windows(file, jobs, labels, _classes(explainer)), None
+    recording = open_file(file, explainer.host, format)
+    jobs, counted = windows_of(recording, explainer.model, explainer.host, normalise, hop)
+    return Labelled(jobs) if kind is Kind.POSE else labelled(recording, jobs, _classes(explainer)), counted
 
 
 def spread(each: Sequence[T], most: int) -> list[T]:
@@ -138,11 +161,11 @@ def _classes(explainer: Explainer) -> int:
     return prod(explainer.model.outputs[0].shape[1:])
 
 
-def _label_of(target: TargetLike) -> str:
+def _label_of(target: TargetLike, known: Labelled) -> str:
     """Say what the loss takes as right; "" where it is no such loss."""
     if not isinstance(target, Target) or target.kind is not TargetKind.NEGATIVE_LOG_LIKELIHOOD:
         return ""
-    return FIELD if isinstance(target.index, np.ndarray) else PREDICTED
+    return known.field if isinstance(target.index, np.ndarray) else PREDICTED
 
 
 def _on_confidence(target: TargetLike, found: Sequence[Explanation]) -> list[Finding]:

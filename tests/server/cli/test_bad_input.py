@@ -235,6 +235,11 @@ def test_a_recording_too_short_for_one_window_says_what_it_takes(
     assert line.endswith("10 of 10 frames used (skipped: none), 0 windows, 0 gaps; records without a frame: 1 vitals")
 
 
+@pytest.mark.parametrize("command", [("explain",), ("saliency", "-o", "-"), ("doctor", "people_count")])
+def test_a_picture_that_is_no_png_is_refused_before_any_work(refused: Refused, recording: Path, command: Any) -> None:
+    assert "--png: expected a .png file, got 'x.gif'" in refused(*command, recording, "--png", "x.gif")
+
+
 @pytest.mark.parametrize("command", ["replay", "watch", "explain"])
 def test_a_recording_too_short_for_one_window_is_an_error_at_a_daemon_too(
     run: Any, recording: Path, address: str, tmp_path: Path, command: str

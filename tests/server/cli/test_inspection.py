@@ -66,6 +66,10 @@ def test_the_tones_of_every_training_field_are_named(run, shared: Path) -> None:
         "node 1, 128 tones: esp128 (verified): lltf -32 … 31 (48 data, 4 pilot, 12 null); ht"
         in run("inspect", path).out
     )
+    for length in node["lengths"]:
+        assert sorted(row for field in length["identity"] for row in field["at"]) == list(range(length["tones"]))
+    assert stbc["identity"][-1] | {"at": [64, 128]} == stbc["identity"][-1]
+    assert "; cyclic-shift angles, no channel, in rows 64, 128\n" in run("inspect", path).out
 
 
 def test_a_capture_of_a_network_card_is_told_with_its_tones(run, shared: Path) -> None:

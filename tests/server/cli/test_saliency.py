@@ -209,3 +209,26 @@ def test_what_of_a_real_recording_was_skipped_is_told(run, shared: Path, tiny_st
         assert sum(ran.json["recording"]["records_skipped"].values()) == 474
         assert "1134 length_128, 48 length_192" in ran.err
         assert "records without a frame: " in ran.err
+
+
+@pytest.mark.parametrize("labels", [None, [0, 1, 2, 1, 0]])
+def test_windows_in_a_numpy_file_are_read_with_their_labels(run, tiny_store, windows: Path, tmp_path, labels) -> None:
+    cells = np.load(windows)
+    if labels is not None:
+        windows = tmp_path / "w.npz"
+        np.savez(windows, windows=cells, labels=np.array(labels))
+    report = run("saliency", windows, "-m", "tiny", "--store", tiny_store, "-o", "-").json
+    target = Target.negative_log_likelihood(None if labels is None else np.array(labels))
+    expected = Explainer.load("tiny", store=tiny_store).explain(cells, method="subcarrier_saliency", target=target)
+    np.testing.assert_allclose(report["saliency_per_subcarrier"], expected.tones.mean(axis=0), rtol=1e-5, atol=1e-7)
+    assert report["target"]["label"] == ("predicted" if labels is None else "labels")
+    assert report["recording"] is None
+    assert report["labels"] == (None if labels is None else {"field": "labels", "windows_with": 5, "lines_without": []})
+
+
+def test_a_label_beside_an_array_that_the_model_has_no_class_for_names_its_place(
+    refused, tiny_store, windows: Path, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "w.npz", windows=np.load(windows), labels=np.array([0, 1, 99, 1, 0]))
+    line = refused("saliency", tmp_path / "w.npz", "-m", "tiny", "--store", tiny_store)
+    assert "w.npz: labels[2]: expected 0 to 2, got 99" in line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,9 @@ def test_of_many_windows_the_one_that_cannot_be_explained_is_named(
     line = refused("explain", tmp_path / "w.npy", *(("--server", address) if remote else ()))
     assert "window 333: input 'csi_window': expected finite numbers, got nan at (" in line
     assert "7, 2)" in line
+
+
+def test_the_version_is_that_of_the_package(run) -> None:
+    ran = run("--version")
+    assert (ran.code, ran.out) == (0, f"tonescope {version('tonescope')}\n")
+    assert "--version" in run("--help").out
