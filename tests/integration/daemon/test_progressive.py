@@ -63,7 +63,6 @@ def test_updates_narrow_until_the_method_is_exhausted(channel: grpc.Channel, met
     last = found[-1]
     assert [each.final for each in found] == [False] * (len(found) - 1) + [True]
     assert reasons(found) == ["UNSPECIFIED"] * (len(found) - 1) + ["EXHAUSTED"]
-    assert len(found) > 3
     numbers = [each.update for each in found]
     assert numbers == sorted(numbers)
     assert numbers[-1] == 39
@@ -196,6 +195,26 @@ def test_the_interval_between_updates_is_kept_and_the_last_does_not_wait(channel
     found = ask(channel, given={"samples": 60}, min_interval_ms=20_000)
     assert [each.final for each in found] == [False, True]
     assert found[-1].update == 59
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "tolerance"),
+    [
+        ("smoothgrad", {"n": 20_000}, 0.1),
+        ("smoothgrad_squared", {"n": 20_000}, 0.1),
+        ("vargrad", {"n": 20_000}, 0.2),
+        ("expected_gradients", {"n": 20_000, "background": BATCH[2:].tolist()}, 0.1),
+        ("timing", {"n": 16_384}, 0.1),
+        ("integrated_gradients", {"rule": "progressive", "max_steps": 4096}, 0.001),
+    ],
+)
+def test_the_installed_methods_that_get_better_converge(
+    channel: grpc.Channel, method: str, given: dict[str, Any], tolerance: float
+) -> None:
+    found = ask(channel, BATCH[1:2], method=method, given=given, tolerance=tolerance)
+    assert reasons(found)[-1] == "CONVERGED"
+    assert found[-1].update > 0
+    assert all(each.relative_error > tolerance for each in found[:-1] if each.HasField("relative_error"))
 
 
 # -- beside others ------------------------------------------------------------------------------------------------
