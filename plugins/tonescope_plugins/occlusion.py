@@ -25,7 +25,7 @@ class OcclusionParameters(plugin.Parameters):
     size: int = Field(
         1, ge=1, description="Tones, frames or slabs that are hidden together; of a band or patch, its tones."
     )
-    stride: int = Field(1, ge=1, description="From one hidden part to the next.")
+    stride: int = Field(1, ge=1, description="From one hidden part to the next; at most `size`.")
     patch_frames: int = Field(1, ge=1, description="Frames in a patch, where `along` is tone_frame.")
     fill: Literal["baseline", "zero", "mean"] = Field(
         "baseline",
@@ -72,18 +72,41 @@ class Occlusion(plugin.ProceduralMethod):
 
 
 def parts(windows: plugin.Windows, parameters: OcclusionParameters) -> npt.NDArray[np.bool_]:
-    """Return which cells each part hides, ``(parts, cells)``."""
+    """Return which cells each part hides, ``(parts, cells)``.
+
+    Raises:
+        ParameterError: a size that there is not, or a stride that leaves something which is never hidden.
+    """
+    masks = _parts(windows, parameters)
+    never = ~masks.any(axis=0)
+    if never.any():
+        where, what = windows.tone_of_cell, "tones"
+        if parameters.along == "frame":
+            where, what = windows.frame_of_cell, "frames"
+        elif isinstance(parameters.along, int):
+            where, what = _along(windows, parameters.along), "slabs"
+        left = np.unique(where[never]).tolist()
+        shown = f"{', '.join(map(str, left[:8]))}{', …' if len(left) > 8 else ''}"
+        raise ParameterError(
+            f"parameter 'stride': expected at most the size, {parameters.size}, got {parameters.stride}: "
+            f"{what} {shown} would never be hidden"
+        )
+    return masks
+
+
+def _along(windows: plugin.Windows, axis: int) -> IntArray:
+    """Return the place of every cell along one axis of the input."""
+    shape = windows.x.shape[1:]
+    places = np.arange(shape[axis - 1]).reshape([-1 if a == axis - 1 else 1 for a in range(len(shape))])
+    return np.broadcast_to(places, shape).ravel()
+
+
+def _parts(windows: plugin.Windows, parameters: OcclusionParameters) -> npt.NDArray[np.bool_]:
     shape = windows.x.shape[1:]
     if isinstance(parameters.along, int):
         if not 1 <= parameters.along <= len(shape):
             raise ParameterError(f"parameter 'along': expected an axis from 1 to {len(shape)}, got {parameters.along}")
-        index = np.broadcast_to(
-            np.arange(shape[parameters.along - 1]).reshape(
-                [-1 if a == parameters.along - 1 else 1 for a in range(len(shape))]
-            ),
-            shape,
-        ).ravel()
-        return _slabs(index, parameters.size, parameters.stride)
+        return _slabs(_along(windows, parameters.along), parameters.size, parameters.stride)
     if parameters.along == "band":
         return _bands(windows, parameters.size, parameters.stride)
     tones = _slabs(windows.tone_of_cell, parameters.size, parameters.stride, windows.n_tones)

@@ -67,7 +67,7 @@ def test_a_tone_is_worth_what_the_target_loses_without_it(oracle):
     np.testing.assert_allclose(result.tones, result.units, rtol=1e-4, atol=1e-5)  # hidden one by one: its own value
 
 
-@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (2, 2), (4, 3), (3, 5)])
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (2, 2), (4, 3), (5, 5)])
 @pytest.mark.parametrize("name", ["scrambled", "mlp"])
 def test_tones_hidden_together_share_their_value_and_overlaps_are_averaged(oracles, name, size, stride):
     oracle = oracles[name]
@@ -207,3 +207,21 @@ def test_a_part_that_does_not_fit_is_refused_by_its_parameter(oracles, parameter
     with pytest.raises(ParameterError, match=message) as caught:
         oracle.explainer.explain(oracle.x, METHOD, **parameters)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "what"),
+    [
+        ({"size": 1, "stride": 2}, r"tones 1, 3, 5, 7, 9 would"),
+        ({"along": "band", "size": 2, "stride": 5}, r"tones "),
+        ({"along": "frame", "size": 1, "stride": 2}, r"frames 1, "),
+        ({"along": 3, "size": 2, "stride": 6}, r"slabs 2, 3, 4, 5, 8, 9, 10, 11 would"),
+        ({"along": "tone_frame", "size": 1, "stride": 3}, r"tones 1, 2, 4, 5, "),
+    ],
+    ids=str,
+)
+def test_a_stride_that_leaves_something_unhidden_is_refused_and_names_it(oracles, parameters, what):
+    oracle = oracles["conv_2d"] if parameters.get("along") == 3 else oracles["scrambled"]
+    said = rf"^parameter 'stride': expected at most the size, {parameters['size']}, got {parameters['stride']}: {what}"
+    with pytest.raises(ParameterError, match=said):
+        oracle.explainer.explain(oracle.x, METHOD, **parameters)
