@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,10 @@ class ExpectedGradients(plugin.GraphMethod):
     def points(self, parameters: Any) -> int:
         """Say how many points one run holds, at most."""
         return plugin.SAMPLES_PER_RUN + 1
+
+    def points_of_run(self, fed: Mapping[str, npt.NDArray[Any]], parameters: Any) -> int:
+        """Count the points of this run."""
+        return int(fed["to_go"].shape[1])
 
     def finish(self, totals: plugin.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
         """Divide the sums by the number of draws."""

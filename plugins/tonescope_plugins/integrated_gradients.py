@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -133,6 +133,10 @@ class IntegratedGradients(plugin.GraphMethod):
         """Say how many points one run holds, at most."""
         most = parameters.max_steps if parameters.rule in FEWEST else parameters.n_steps
         return int(min(most, POINTS_PER_RUN)) + 2
+
+    def points_of_run(self, fed: Mapping[str, npt.NDArray[Any]], parameters: Any) -> int:
+        """Count the points of this run."""
+        return int(fed["to_go"].shape[1])
 
     def finish(self, totals: plugin.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
         """Report the delta; and, of rules that raise the number of nodes, what they came to."""

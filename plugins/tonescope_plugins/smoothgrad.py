@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from math import prod
@@ -86,6 +87,10 @@ class _NoisyGradients(plugin.GraphMethod):
     def points(self, parameters: Any) -> int:
         """Say how many points one run holds."""
         return 1 + max((run.stop - run.start for run in _runs(parameters)), default=0)
+
+    def points_of_run(self, fed: Mapping[str, npt.NDArray[Any]], parameters: Any) -> int:
+        """Count the points of this run."""
+        return int(fed["noise"].shape[1])
 
     def finish(self, totals: plugin.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
         """Divide the sums by the number of samples."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -99,6 +100,10 @@ class Timing(plugin.GraphMethod):
     def points(self, parameters: Any) -> int:
         """Say how many points one run holds, at most."""
         return 2 + int(min(parameters.n, plugin.SAMPLES_PER_RUN))
+
+    def points_of_run(self, fed: Mapping[str, npt.NDArray[Any]], parameters: Any) -> int:
+        """Count the points of this run."""
+        return int(fed["to_go"].shape[1])
 
     def finish(self, totals: plugin.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
         """Divide each cell's sum by the number of points at which it was free."""

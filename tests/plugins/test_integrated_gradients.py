@@ -262,6 +262,9 @@ def test_progressive_uses_its_nodes_again_and_so_costs_half(oracles):
         rule: oracle.explainer.explain(oracle.x[:1], METHOD, 1, rule=rule, max_steps=most, **options).evaluations
         for rule, most in (("adaptive", 4096), ("progressive", 4097))
     }
+    # A level adds 4, 8, … 2,048 nodes to the first 5, in runs of at most 64, each of which evaluates both ends too.
+    runs = 1 + sum(-(-(2**k) // 64) for k in range(2, 12))
+    assert spent["progressive"] == 4097 + 2 * runs
     assert spent["progressive"] < 0.6 * spent["adaptive"]
 
 

@@ -204,12 +204,12 @@ class Prepared:
         assert isinstance(method, GraphMethod)  # the caller has looked
         most = max(EVALUATIONS_PER_RUN // self._points, 1)
         if len(x) <= most:
-            estimate, totals, runs = self._run_part(method, x, slice(0, len(x)), check, previous)
+            estimate, totals, spent = self._run_part(method, x, slice(0, len(x)), check, previous)
         else:
             parts = [self._run_part(method, x, rows, check, previous) for rows in chunks(len(x), most)]
-            estimate, totals, runs = joined(parts)
+            estimate, totals, spent = joined(parts)
         prediction = self._explainer.read_prediction(totals)
-        return estimate, prediction, totals["score"], runs * self._points, totals.get(null_sums.RESULT)
+        return estimate, prediction, totals["score"], spent, totals.get(null_sums.RESULT)
 
     def _run_part(
         self, method: GraphMethod, x: FloatArray, rows: slice, check: Check, previous: FloatArray | None
@@ -220,42 +220,43 @@ class Prepared:
             check()
             results = self._plan.session.run(self._shared(x[rows], rows, len(x)))
             estimate = frozen(Estimate, cells=results.get("cells"), tones=results.get("tones"), maps={})
-            return estimate, results, 1
+            return estimate, results, self._points
         own = None if previous is None else previous[rows]
         windows = self._windows(x[rows], rows, own)
         passes = self._passes(method, windows, rows, len(x), lambda _: check())
-        totals, runs, _ = deque(passes, maxlen=1).pop()
-        return method.finish(totals, windows, self._checked), totals, runs
+        totals, spent, _ = deque(passes, maxlen=1).pop()
+        return method.finish(totals, windows, self._checked), totals, spent
 
     def _refine_graph(self, x: FloatArray, rows: slice, batch: int, spend: Spend) -> Iterator[tuple[_Found, bool]]:
         """Yield what is found after each run that adds to the estimate."""
         method = self.method
         assert isinstance(method, GraphMethod)  # the caller has looked
         windows = self._windows(x, rows)
-        for totals, runs, last in self._passes(method, windows, rows, batch, spend):
+        for totals, spent, last in self._passes(method, windows, rows, batch, spend):
             step = method.finish if last else method.progress
             estimate = step(totals, windows, self._checked)
             if estimate is not None:
                 prediction, share = self._explainer.read_prediction(totals), totals.get(null_sums.RESULT)
-                yield (estimate, prediction, totals["score"], runs * self._points, share), last
+                yield (estimate, prediction, totals["score"], spent, share), last
 
     def _passes(
         self, method: GraphMethod, windows: Windows, rows: slice, batch: int, spend: Spend
     ) -> Iterator[tuple[Results, int, bool]]:
-        """Run the plan as often as the method asks; yield the results summed, how many runs, and if it was the last."""
+        """Run the plan as often as the method asks; yield the results summed, evaluations, and if it was the last."""
         plan = self._plan
         assert plan is not None  # a graph method always has one
         shared = self._shared(windows.x, rows, batch)
         totals: Results = {}
         feeds = method.feeds(windows, self._checked)
-        fed, runs = next(feeds, None), 0
+        fed, spent = next(feeds, None), 0
         while fed is not None:
-            spend(self._points)
+            points = method.points_of_run(fed, self._checked)
+            spend(points)
             results = plan.session.run({**shared, **fed})
             totals = summed(totals, results) if totals else results
-            runs += 1
+            spent += points
             fed = _next(feeds, results)
-            yield totals, runs, fed is None
+            yield totals, spent, fed is None
 
     def _shared(self, part: FloatArray, rows: slice, batch: int) -> Results:
         """Return what every run on some of the windows is fed."""

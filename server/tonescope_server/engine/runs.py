@@ -16,7 +16,7 @@ from tonescope_server.types import ResultWarning
 
 Results = dict[str, npt.NDArray[Any]]
 Part = tuple[Estimate, Results, int]
-"""What one part of a batch gave, the plan's results, and how often the plan ran."""
+"""What one part of a batch gave, the plan's results, and model evaluations per window."""
 
 
 def summed(totals: Mapping[str, npt.NDArray[Any]], results: Mapping[str, npt.NDArray[Any]]) -> Results:

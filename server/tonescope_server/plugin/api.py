@@ -206,8 +206,12 @@ class GraphMethod:
         yield {}
 
     def points(self, parameters: Any) -> int:
-        """Say how many model evaluations one run costs per window."""
+        """Say how many model evaluations one run costs per window, at most."""
         return 1
+
+    def points_of_run(self, fed: Mapping[str, npt.NDArray[Any]], parameters: Any) -> int:
+        """Say how many model evaluations this one run costs per window: ``points``, where runs are alike."""
+        return self.points(parameters)
 
     def is_bounded(self, parameters: Any) -> bool:
         """Say whether the cost is the same whatever the windows hold: only then may it run beside an event loop."""
