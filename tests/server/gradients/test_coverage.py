@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
+
 import onnx.defs
 import pytest
 
@@ -32,3 +36,23 @@ def test_an_operator_that_exporters_write_has_a_gradient(op_type):
     schema = onnx.defs.get_schema(op_type)
     function = schema.has_function or schema.has_context_dependent_function
     assert op_type in STANDARD.rules or op_type in ZERO_DERIVATIVE or function or makes_no_floats(op_type)
+
+
+def refusing(module):
+    """Return the names of a module's functions that may refuse a node, themselves or in what they call."""
+    sources = {n: inspect.getsource(f) for n, f in vars(module).items() if inspect.isfunction(f)}
+    found = {n for n, source in sources.items() if ".unsupported(" in source or ".static_dims(" in source}
+    while found and (
+        more := {n for n, s in sources.items() if n not in found and re.search(rf"(?<![.\w])({'|'.join(found)})\(", s)}
+    ):
+        found |= more
+    return found
+
+
+@pytest.mark.parametrize("op_type", sorted(STANDARD.rules))
+def test_a_rule_that_refuses_some_form_of_its_operator_says_which(op_type):
+    """It is what docs/operators.md is made of."""
+    rule = STANDARD.rules[op_type]
+    module = sys.modules[rule.__module__]
+    if rule.__name__ in refusing(module):
+        assert "Refused: " in inspect.getdoc(rule)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
+
+from tonescope_server.gradients import differentiate
 
 X = np.random.default_rng(0).standard_normal((2, 4, 5))
 
@@ -171,3 +174,44 @@ def test_scatters_give_to_what_stayed_and_to_what_was_put_in(agrees, make_case, 
         helper.make_node("Transpose", ["s"], ["p"], perm=[2, 0, 1]),
     ]
     agrees(make_case(squared(nodes), (4, 5), constants), X)
+
+
+@pytest.mark.parametrize("op_type", ["ScatterElements", "ScatterND"])
+@pytest.mark.parametrize("known", [True, False])
+def test_of_updates_to_one_place_only_the_last_is_left(agrees, make_case, op_type, known):
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 2, 0]),
+        helper.make_node("Gather", ["t", "rows"], ["taken"], axis=0),
+        helper.make_node("Sigmoid", ["taken"], ["u"]),
+    ]
+    where = np.array([1, 3, 1])
+    constants = {"rows": np.array([0, 1, 2])}
+    if op_type == "ScatterElements":
+        nodes += [helper.make_node("Shape", ["u"], ["size"]), helper.make_node("Expand", ["j", "size"], ["i"])]
+        constants["j"] = where.reshape(3, 1, 1)
+    elif known:
+        constants["i"] = where.reshape(3, 1)
+    else:
+        nodes.append(helper.make_node("Abs", ["j"], ["i"]))
+        constants["j"] = -where.reshape(3, 1)
+    attributes = {"axis": 0} if op_type == "ScatterElements" else {}
+    nodes += [
+        helper.make_node(op_type, ["t", "i", "u"], ["s"], **attributes),
+        helper.make_node("Transpose", ["s"], ["p"], perm=[2, 0, 1]),
+    ]
+    agrees(make_case(squared(nodes), (4, 5), constants), X)
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_indices_that_are_known_to_differ_cost_nothing_more(make_case, opened):
+    """Whose is left is asked for only where two updates may go to one place."""
+    places = np.array([[0], [2], [0 if opened else 1]])
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]),
+        helper.make_node("Slice", ["t", "zero", "three", "zero"], ["u"]),
+        helper.make_node("ScatterND", ["t", "i", "u"], ["s"]),
+        helper.make_node("Transpose", ["s"], ["y"], perm=[1, 0]),
+    ]
+    constants = {"zero": np.array([0]), "three": np.array([3]), "i": places}
+    graph = differentiate(ir.from_proto(make_case(nodes, (4,), constants)), ["x"])
+    assert ("Range" in {n.op_type for n in graph.graph}) is opened

@@ -24,7 +24,10 @@ _DRAWING = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformL
 
 
 def branch(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """An If of the same condition: in each branch, that branch's own gradient."""
+    """An If of the same condition: in each branch, that branch's own gradient.
+
+    Refused: operators inside that draw at random.
+    """
     rule_set, found = _prepared(ctx, node, cotangents)
     by = found[0].wrt
     if not by or not any(inner.seeds for inner in found):
@@ -48,7 +51,10 @@ def _branch(ctx: Context, inner: Inner, cotangents: Cotangents, rule_set: RuleSe
 
 
 def scan(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """A Scan the other way round: cotangents of states are carried, those of scan inputs come out step by step."""
+    """A Scan the other way round: cotangents of states are carried, those of scan inputs come out step by step.
+
+    Refused: operators inside that draw at random.
+    """
     rule_set, (inner,) = _prepared(ctx, node, cotangents)
     if not inner.wrt or not inner.seeds:
         return []

@@ -16,7 +16,10 @@ BLOCK = 16
 
 
 def conv(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Gather what each element of the operand gave to the result: a convolution again."""
+    """Gather what each element of the operand gave to the result: a convolution again.
+
+    Refused: weights or bias that depend on the input, sizes known only at run time where auto_pad needs them.
+    """
     x, weight = required(node.inputs[0]), required(node.inputs[1])
     if any(ctx.need(v) for v in node.inputs[1:]):
         raise ctx.unsupported(node, "its weights or bias depend on the input")
@@ -156,7 +159,11 @@ def flipped(ctx: Context, weight: ir.Value, kernel: Sequence[int]) -> ir.Value:
 
 
 def conv_transpose(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """A transposed convolution is the gradient of a convolution, so its own gradient is that convolution."""
+    """A transposed convolution is the gradient of a convolution, so its own gradient is that convolution.
+
+    Refused: weights or bias that depend on the input, sizes known only at run time where output_shape or auto_pad
+    need them.
+    """
     x, weight = required(node.inputs[0]), required(node.inputs[1])
     if any(ctx.need(v) for v in node.inputs[1:]):
         raise ctx.unsupported(node, "its weights or bias depend on the input")

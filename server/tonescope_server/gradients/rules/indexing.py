@@ -96,7 +96,10 @@ def reverse_sequence(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Seq
 
 
 def scatter_elements(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """What was overwritten gets nothing; what was put in, or added, gets the cotangent at its index."""
+    """What was overwritten gets nothing; what was put in, or added, gets the cotangent at its index.
+
+    Refused: reduction mul.
+    """
     data, indices, updates = (required(v) for v in node.inputs[:3])
     g, axis = required(cotangents[0]), ctx.attribute(node, "axis", 0)
     if _reduction(ctx, node) in ("max", "min"):
@@ -106,11 +109,16 @@ def scatter_elements(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Seq
         blank = ctx.op("Expand", ctx.scalar(0.0, updates), ctx.shape_of(updates))
         kept = ctx.op("ScatterElements", g, indices, blank, axis=axis)
     put = ctx.op("GatherElements", g, indices, axis=axis) if ctx.need(updates) else None
+    if put is not None and _reduction(ctx, node) == "none" and _may_repeat(ctx, indices, axis):
+        put = _of_the_last(ctx, node, put, "ScatterElements", "GatherElements", {"axis": axis})
     return [kept if ctx.need(data) else None, None, put]
 
 
 def scatter_nd(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """As for ScatterElements, by positions."""
+    """As for ScatterElements, by positions.
+
+    Refused: reduction mul.
+    """
     data, indices, updates = (required(v) for v in node.inputs[:3])
     g = required(cotangents[0])
     if _reduction(ctx, node) in ("max", "min"):
@@ -120,7 +128,37 @@ def scatter_nd(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[
         blank = ctx.op("Expand", ctx.scalar(0.0, updates), ctx.shape_of(updates))
         kept = ctx.op("ScatterND", g, indices, blank)
     put = ctx.op("GatherND", g, indices) if ctx.need(updates) else None
+    if put is not None and _reduction(ctx, node) == "none" and _may_repeat(ctx, indices, None):
+        put = _of_the_last(ctx, node, put, "ScatterND", "GatherND", {})
     return [kept if ctx.need(data) else None, None, put]
+
+
+def _may_repeat(ctx: Context, indices: ir.Value, axis: int | None) -> bool:
+    """Tell whether two updates may go to one place: of ScatterElements along an axis, of ScatterND by whole rows."""
+    known = ctx.value_of(indices)
+    if known is None or (known < 0).any():  # −1 may be a place that has another name too
+        return True
+    if axis is None:
+        rows = known.reshape(-1, known.shape[-1])
+        return len(np.unique(rows, axis=0)) < len(rows)
+    lines = np.sort(known, axis=axis)
+    return bool((np.diff(lines, axis=axis) == 0).any())
+
+
+def _of_the_last(
+    ctx: Context, node: ir.Node, put: ir.Value, scatter: str, gather: str, where: dict[str, int]
+) -> ir.Value:
+    """Return what goes back to updates, but nothing to those that a later one wrote over.
+
+    Each update's number is scattered as it is itself, which tells whose is left.
+    """
+    data, indices, updates = (required(v) for v in node.inputs[:3])
+    size = ctx.op("Size", updates)
+    numbers = ctx.op("Range", ctx.constant(np.int64(0)), size, ctx.constant(np.int64(1)))
+    numbers = ctx.op("Reshape", numbers, ctx.shape_of(updates))
+    nobody = ctx.op("Expand", ctx.constant(np.int64(-1)), ctx.shape_of(data))
+    left = ctx.op(gather, ctx.op(scatter, nobody, indices, numbers, **where), indices, **where)
+    return ctx.op("Where", ctx.op("Equal", left, numbers), put, ctx.scalar(0.0, data))
 
 
 def _scattered_extreme(
@@ -148,7 +186,10 @@ def _reduction(ctx: Context, node: ir.Node) -> str:
 
 
 def slice_(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Put the slice back among zeros."""
+    """Put the slice back among zeros.
+
+    Refused: axes known only at run time.
+    """
     x, g = required(node.inputs[0]), required(cotangents[0])
     starts, ends = required(node.inputs[1]), required(node.inputs[2])
     axes = _slice_axes(ctx, node, x)
@@ -236,7 +277,10 @@ def tile(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Val
 
 
 def pad(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Cut the padding off; in the modes that repeat elements, add it back to those."""
+    """Cut the padding off; in the modes that repeat elements, add it back to those.
+
+    Refused: a fill that depends on the input, axes known only at run time.
+    """
     x, g = required(node.inputs[0]), required(cotangents[0])
     if any(ctx.need(v) for v in node.inputs[1:]):
         raise ctx.unsupported(node, "its constant value depends on the input")
@@ -298,7 +342,10 @@ def cumulative_sum(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Seque
 
 
 def depth_to_space(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Move the elements back; in CRD order by hand, as SpaceToDepth knows only the other."""
+    """Move the elements back; in CRD order by hand, as SpaceToDepth knows only the other.
+
+    Refused: mode CRD where sizes are known only at run time.
+    """
     x, block = required(node.inputs[0]), ctx.attribute(node, "blocksize")
     if ctx.attribute(node, "mode", "DCR") == "DCR":
         return [ctx.op("SpaceToDepth", cotangents[0], blocksize=block)]

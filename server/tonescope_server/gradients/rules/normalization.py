@@ -36,6 +36,8 @@ def layer_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> 
     """Normalisation over the last axes, with scale and bias of their shape.
 
     A mean over an axis of size one is the mean over the axis that it stands for, so ``g`` may be left unexpanded.
+
+    Refused: a scale or bias that depends on the input, results Mean or InvStdDev that lead to the output.
     """
     if any(c is not None for c in cotangents[1:]):
         raise ctx.unsupported(node, "its results Mean or InvStdDev lead to the output")
@@ -66,7 +68,10 @@ def rms_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Se
 
 
 def instance_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Normalisation over the positions of each channel of each sample."""
+    """Normalisation over the positions of each channel of each sample.
+
+    Refused: a scale or bias that depends on the input.
+    """
     x, scale, g = required(node.inputs[0]), required(node.inputs[1]), required(cotangents[0])
     if any(ctx.need(v) for v in node.inputs[1:]):
         raise ctx.unsupported(node, "its scale or bias depends on the input")
@@ -77,7 +82,10 @@ def instance_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) 
 
 
 def group_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Normalisation over the channels and positions of each group; scale and bias per channel."""
+    """Normalisation over the channels and positions of each group; scale and bias per channel.
+
+    Refused: a scale or bias that depends on the input.
+    """
     x, scale, g = required(node.inputs[0]), required(node.inputs[1]), required(cotangents[0])
     if any(ctx.need(v) for v in node.inputs[1:]):
         raise ctx.unsupported(node, "its scale or bias depends on the input")
@@ -102,7 +110,10 @@ def lp_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Seq
 
 
 def mean_variance_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Normalisation over the given axes, with no scale."""
+    """Normalisation over the given axes, with no scale.
+
+    Refused: the batch axis among them.
+    """
     axes = mean_variance_axes(ctx, node)
     unit, inverse = _standardised(ctx, required(node.inputs[0]), axes, 1e-9)
     return [_through(ctx, required(cotangents[0]), unit, inverse, axes)]

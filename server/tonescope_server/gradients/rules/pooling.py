@@ -18,7 +18,10 @@ from tonescope_server.gradients.rules.reduction import short_row, spread_over_ro
 
 
 def global_average_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """``g`` over the number of positions; left unexpanded, but for short rows."""
+    """``g`` over the number of positions; left unexpanded, but for short rows.
+
+    Refused: positions whose number is known only at run time.
+    """
     x = required(node.inputs[0])
     if row := short_row(ctx, x, range(2, ctx.rank(x))):
         return [spread_over_row(ctx, required(cotangents[0]), x, 1.0 / row)]
@@ -46,6 +49,9 @@ def max_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir
 
     Large pools compare again; small ones are asked for their Indices. Both are exact on ties, where a mask of what
     equals the maximum is wrong.
+
+    Refused: ceil_mode that puts a window wholly into the end padding, sizes known only at run time where auto_pad
+    needs them.
     """
     x, g = required(node.inputs[0]), required(cotangents[0])
     shape = checked_windows(ctx, node)
@@ -78,7 +84,11 @@ def _row_major(ctx: Context, node: ir.Node) -> ir.Node:
 
 
 def lp_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """``y = (Σ |x|ᵖ)^(1/p)``: ``sign x·|x|ᵖ⁻¹·Σ g·y¹⁻ᵖ`` over the windows that have the element, 0 where y is."""
+    """``y = (Σ |x|ᵖ)^(1/p)``: ``sign x·|x|ᵖ⁻¹·Σ g·y¹⁻ᵖ`` over the windows that have the element, 0 where y is.
+
+    Refused: ceil_mode that puts a window wholly into the end padding, sizes known only at run time where auto_pad
+    needs them.
+    """
     x, y, p = required(node.inputs[0]), node.outputs[0], float(ctx.attribute(node, "p", 2))
     shape = checked_windows(ctx, node)
     spread = spread_over_windows(ctx, _norm_share(ctx, required(cotangents[0]), y, p), x, shape)
@@ -103,7 +113,11 @@ def _norm_share(ctx: Context, g: ir.Value, y: ir.Value, p: float) -> ir.Value:
 
 
 def average_pool(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Spread each window's cotangent, over its count, to the window's elements."""
+    """Spread each window's cotangent, over its count, to the window's elements.
+
+    Refused: ceil_mode that puts a window wholly into the end padding, sizes known only at run time where auto_pad
+    or the edges need them.
+    """
     x, g = required(node.inputs[0]), required(cotangents[0])
     kernel = tuple(ctx.attribute(node, "kernel_shape"))
     shape = geometry(ctx, node, x, kernel)

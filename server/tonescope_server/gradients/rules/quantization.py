@@ -31,7 +31,10 @@ def rounds(node: ir.Node) -> bool:
 
 
 def quantize_linear(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """``g / scale`` where the value is not saturated, zero where it is."""
+    """``g / scale`` where the value is not saturated, zero where it is.
+
+    Refused: blocked quantisation, types other than integers of 4, 8 or 16 bits, a scale that depends on the input.
+    """
     x = required(node.inputs[0])
     scale, zero = _parameters(ctx, node, x)
     kind = node.outputs[0].dtype
@@ -49,7 +52,10 @@ def quantize_linear(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequ
 
 
 def dequantize_linear(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """``g · scale``."""
+    """``g · scale``.
+
+    Refused: blocked quantisation, a scale that depends on the input.
+    """
     scale, _ = _parameters(ctx, node, node.outputs[0])
     return [ctx.op("Mul", cotangents[0], scale)]
 

@@ -19,12 +19,18 @@ SHORT_ROW = 64
 
 
 def reduce_sum(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Spread the cotangent over the axes that were summed; left unexpanded, but for short rows."""
+    """Spread the cotangent over the axes that were summed; left unexpanded, but for short rows.
+
+    Refused: axes known only at run time.
+    """
     return [_spread(ctx, node, required(cotangents[0]), None)]
 
 
 def reduce_mean(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """Spread the cotangent, divided by the number of elements, over the axes; left unexpanded, but for short rows."""
+    """Spread the cotangent, divided by the number of elements, over the axes; left unexpanded, but for short rows.
+
+    Refused: axes known only at run time.
+    """
     x = required(node.inputs[0])
     axes = reduced_axes(ctx, node)
     if axes is not None and not axes:
@@ -71,7 +77,10 @@ def spread_over_row(ctx: Context, g: ir.Value, x: ir.Value, part: float) -> ir.V
 
 
 def reduce_extreme(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """``g`` to the maximum (minimum), in equal parts where several are; serves ReduceMax and ReduceMin."""
+    """``g`` to the maximum (minimum), in equal parts where several are; serves ReduceMax and ReduceMin.
+
+    Refused: axes known only at run time.
+    """
     x = required(node.inputs[0])
     if reduced_axes(ctx, node) == []:
         return [cotangents[0]]
@@ -83,7 +92,10 @@ def reduce_extreme(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Seque
 
 
 def reduce_product(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """``g · Π of the others``, without dividing by zero: where one factor is zero, only it gets anything."""
+    """``g · Π of the others``, without dividing by zero: where one factor is zero, only it gets anything.
+
+    Refused: axes known only at run time.
+    """
     x = required(node.inputs[0])
     g, y = kept(ctx, node, required(cotangents[0])), kept(ctx, node, node.outputs[0])
     axes = reduced_axes(ctx, node)
@@ -100,13 +112,19 @@ def reduce_product(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Seque
 
 
 def reduce_l1(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """``g · sign x``."""
+    """``g · sign x``.
+
+    Refused: axes known only at run time.
+    """
     x = required(node.inputs[0])
     return [ctx.op("Mul", kept(ctx, node, required(cotangents[0])), ctx.op("Sign", x))]
 
 
 def reduce_l2(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """``g · x / ‖x‖``, and 0 at the origin."""
+    """``g · x / ‖x‖``, and 0 at the origin.
+
+    Refused: axes known only at run time.
+    """
     x = required(node.inputs[0])
     g, y = kept(ctx, node, required(cotangents[0])), kept(ctx, node, node.outputs[0])
     safe = ctx.op("Where", ctx.op("Equal", y, ctx.scalar(0.0, x)), ctx.scalar(1.0, x), y)
@@ -114,7 +132,10 @@ def reduce_l2(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[i
 
 
 def reduce_log_sum_exp(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """``g · exp(x − y)``."""
+    """``g · exp(x − y)``.
+
+    Refused: axes known only at run time.
+    """
     x = required(node.inputs[0])
     g, y = kept(ctx, node, required(cotangents[0])), kept(ctx, node, node.outputs[0])
     return [ctx.op("Mul", g, ctx.op("Exp", ctx.op("Sub", x, y)))]

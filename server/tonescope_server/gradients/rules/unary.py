@@ -33,6 +33,8 @@ def clip(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Val
     """``g`` inside the bounds and on them, zero outside.
 
     ONNX cannot tell hardtanh, whose derivative at a bound is 0, from clamp, where it is 1: this is clamp's.
+
+    Refused: bounds that depend on the input.
     """
     g, x = required(cotangents[0]), required(node.inputs[0])
     if any(ctx.need(v) for v in node.inputs[1:]):
