@@ -27,6 +27,8 @@ class Answers:
         classes: the predicted class, ``[n_windows]``; None for regression.
         start: the profile of the stream's first windows; None where these are the first.
         node_id: whose windows they are; None for all nodes.
+        resolves_tones: whether what the method gives a tone is meant for that tone alone. Maps of internal layers are
+            coarser: they spread over null tones whatever the layout.
     """
 
     method: str
@@ -35,6 +37,7 @@ class Answers:
     classes: IntArray | None = None
     start: Float64Array | None = None
     node_id: int | None = None
+    resolves_tones: bool = True
 
 
 def check_answers(answers: Answers, manifest: Manifest, cells: CellMap, *, sound: bool = True) -> list[Finding]:
@@ -54,7 +57,8 @@ def check_answers(answers: Answers, manifest: Manifest, cells: CellMap, *, sound
         found += check_variety(answers.classes, names, answers.node_id)
     if not sound or not len(answers.tones):
         return found
-    found += check_null_share(answers.tones, answers.cells, cells, answers.node_id)
+    if answers.resolves_tones:
+        found += check_null_share(answers.tones, answers.cells, cells, answers.node_id)
     return found + check_attribution(answers.tones, _reference(manifest, answers), answers.start, answers.node_id)
 
 

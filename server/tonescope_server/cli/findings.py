@@ -47,7 +47,7 @@ def findings_there(
 
 
 def answers_of(method: str, found: Sequence[Explanation]) -> Answers:
-    """Put explanations together for the checks."""
+    """Put explanations together for the checks; a share of null tones is told of methods that resolve tones."""
     cells = [np.asarray(each.cells) for each in found if each.cells is not None]
     classes = [each.prediction.class_index for each in found if each.prediction.class_index is not None]
     return Answers(
@@ -55,6 +55,7 @@ def answers_of(method: str, found: Sequence[Explanation]) -> Answers:
         np.stack([each.tones for each in found]),
         np.stack(cells) if len(cells) == len(found) else None,
         np.array(classes, dtype=np.int64) if len(classes) == len(found) else None,
+        resolves_tones=any(each.null_tone_share is not None for each in found),
     )
 
 

@@ -43,17 +43,19 @@ class StreamChecker:
         model: the model that explains, whose manifest is held against the stream.
         agreement: what was negotiated: how frames and windows are normalised.
         method: the attribution method.
+        resolves_tones: whether what it gives a tone is meant for that tone alone.
 
     Attributes:
         samples: where frames, windows and answers are to be noted.
         findings: what was found so far.
     """
 
-    def __init__(self, model: Model, agreement: Agreement, method: str) -> None:
+    def __init__(self, model: Model, agreement: Agreement, method: str, *, resolves_tones: bool = True) -> None:
         self.samples = Samples(model.cells.n_cells)
         self.findings = Findings()
         self._model = model
         self._method = method
+        self._resolves_tones = resolves_tones
         self._lengths = agreement.frame_lengths
         declared = Declared.of(model)
         other = agreement.normalisation != declared.normalisation
@@ -114,7 +116,8 @@ class StreamChecker:
 
     def _check_answers(self, node: int, taken: Taken, *, sound: bool) -> list[Finding]:
         start = self._starts.get(node)
-        answers = Answers(self._method, taken.tones, taken.cells, taken.classes, start, node)
+        found = taken.tones, taken.cells, taken.classes
+        answers = Answers(self._method, *found, start, node, resolves_tones=self._resolves_tones)
         if start is None and sound and len(taken.tones) >= FEWEST_WINDOWS:
             self._starts[node] = attribution_profile(taken.tones)
         return check_answers(answers, self._model.manifest, self._model.cells, sound=sound)

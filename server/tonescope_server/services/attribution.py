@@ -200,7 +200,9 @@ class AttributionService(service_grpc.AttributionServiceServicer):
     def _checking(self, model: ModelInUse, agreement: Agreement, prepared: Prepared) -> Checking | None:
         if self._checks is None:
             return None
-        return Checking(StreamChecker(model.model, agreement, prepared.method.name), self._checks)
+        method = prepared.method
+        checker = StreamChecker(model.model, agreement, method.name, resolves_tones=method.resolves_tones)
+        return Checking(checker, self._checks)
 
     def _join(self, prepared: Prepared) -> Sharing:
         """Return what runs this request for every stream that makes it."""

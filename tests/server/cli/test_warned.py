@@ -11,6 +11,7 @@ import pytest
 
 from tonescope_server.cli.demo import own_daemon
 from tonescope_server.cli.warned import _merged
+from tonescope_server.demo import recording_path, store_path
 
 N = 20
 
@@ -46,6 +47,18 @@ def test_attribution_on_null_tones_alarms_in_every_command(run, loud: Path, addr
     assert "% ALARM" in ran.out
     (line,) = [line for line in ran.err.splitlines() if line.startswith("warning: NULL_TONE_SHARE: ")]
     assert line.startswith(f"warning: NULL_TONE_SHARE: {N} of {N} windows: 21.9% to 25.3% of the attribution lies on ")
+
+
+@pytest.mark.parametrize("command", ["explain", "replay"])
+def test_a_map_over_frames_says_so_and_raises_no_alarm_about_null_tones(run, command: str) -> None:
+    fast = () if command == "explain" else ("--as-fast-as-possible",)
+    with own_daemon(store_path()) as listening:
+        asked = ("--model", "people_count", "--method", "grad_cam", "--server", listening, *fast)
+        ran = run(command, recording_path(), *asked)
+    assert ran.code == 0
+    assert "warning: NO_TONE_RESOLUTION: " in ran.err
+    assert "NULL_TONE_SHARE" not in ran.err
+    assert "ALARM" not in ran.out
 
 
 @pytest.mark.parametrize("command", ["explain", "replay", "watch"])

@@ -142,6 +142,17 @@ def test_a_layout_that_is_wrong_is_told_once_and_not_as_attribution_too(checker,
     assert codes(alone.begin()()) == {"NULL_TONE_SHARE"}
 
 
+def test_of_a_method_that_tells_no_tones_apart_null_tones_say_nothing(people):
+    result = people.explain(np.zeros((64, *people.model.input.shape[1:]), np.float32))
+    on_nulls = replace(result, cells=np.ones_like(result.cells), tones=np.ones_like(result.tones))
+    agreement = negotiate(Options(), people.model, 64)
+    for resolves, expected in ((True, {"NULL_TONE_SHARE"}), (False, set())):
+        one = StreamChecker(people.model, agreement, "grad_cam", resolves_tones=resolves)
+        for row in range(64):
+            one.samples.answer(on_nulls, row, 1)
+        assert codes(one.begin()()) & {"NULL_TONE_SHARE"} == expected
+
+
 def test_levels_after_a_step_of_gain_are_not_told_as_drift(checker, declared):
     series = clean_frames(7, declared).series[0]
     gain = np.where(np.arange(len(series)) < 100, 1.0, 1.7)[:, None].astype(np.float32)
@@ -152,6 +163,45 @@ def test_levels_after_a_step_of_gain_are_not_told_as_drift(checker, declared):
     for span in (slice(150, 280), slice(280, 400)):
         send(one, louder, span)
         assert one.begin()() == []
+
+
+def test_what_happens_between_two_looks_at_the_latest_frames_is_found(checker, declared):
+    """The latest frames are in order, whatever was before them."""
+    series = clean_frames(10, declared).series[0]
+    t = np.arange(len(series))
+    stepping = np.where((t > 60) & (t < 240) & (t // 30 % 2 == 0), 1.6, 1)[:, None].astype(np.float32)
+    for amplitude, expected in [
+        (series.amplitude * stepping, {"GAIN_STEPS"}),
+        (series.amplitude[np.where((t > 60) & (t < 240), t - t % 2, t)], {"DUPLICATE_FRAMES"}),
+        (series.amplitude[np.where((t > 60) & (t < 240), 60, t)], {"FROZEN_SENDER"}),
+    ]:
+        one = checker()
+        send(one, replace(series, amplitude=amplitude))
+        assert codes(one.begin()()) == expected
+        send(one, replace(series, amplitude=series.amplitude * np.float32(1.001)))
+        assert one.begin()() == []
+
+
+def test_frames_of_two_fields_in_turn_are_not_told_as_steps_of_gain(checker, declared):
+    series = FAULTS["MIXED_TRAINING_FIELDS"](11, declared).series[0]
+    is_ht = series.amplitude[:, 27] > 0
+    ones, others = np.flatnonzero(is_ht)[:60], np.flatnonzero(~is_ht)[:60]
+    order = np.concatenate([each for k in range(3) for each in (ones[20 * k :][:20], others[20 * k :][:20])])
+    one = checker()
+    send(one, replace(series, amplitude=series.amplitude[order], time_s=series.time_s[: len(order)]))
+    assert codes(one.begin()()) == {"MIXED_TRAINING_FIELDS"}
+
+
+def test_levels_that_went_off_since_the_stream_began_are_told_as_a_drift_of_gain(checker, declared):
+    series = clean_frames(12, declared).series[0]
+    drifting = series.amplitude * (10 ** (np.linspace(0, 4, len(series)) / 20))[:, None]
+    one = checker()
+    seen = set()
+    for span in (slice(0, 64), slice(64, 240), slice(240, 400)):
+        send(one, replace(series, amplitude=drifting.astype(np.float32)), span)
+        seen |= codes(one.begin()())
+    assert "GAIN_DRIFT" in seen
+    assert "WRONG_NORMALISATION" not in seen
 
 
 def test_drift_is_told_when_it_is_seen_twice(checker, declared):
