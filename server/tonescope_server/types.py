@@ -143,11 +143,13 @@ class ResultWarning:
         code: a stable word, such as ``NULL_TONE_SHARE``.
         message: one line: what was seen, and what to change.
         window: the window in the batch that it is about; None for all of them.
+        is_fault: whether answers about tones are wrong until something is changed; else it is a warning.
     """
 
     code: str
     message: str
     window: int | None = None
+    is_fault: bool = False
 
 
 @dataclass(frozen=True)

@@ -425,6 +425,7 @@ def _warnings(prediction: Prediction, share: FloatArray | None) -> Iterator[Resu
                     f"{part:.1%} of the attribution lies on tones that carry no signal (expected at most "
                     f"{NULL_SHARE_LIMIT:.0%}): the tone layout, the cell order or the normalisation is wrong",
                     row,
+                    is_fault=True,
                 )
     untrained, classes = prediction.untrained, prediction.class_index
     if untrained is not None and classes is not None and untrained.any():

@@ -1,8 +1,9 @@
 """The checks of one stream: when they look at its samples, and what they look for.
 
-The checks themselves are in ``checks``. They are amortised: after the first frames or windows, then four times as many,
-and so on up to a fixed distance, chosen so that they cost a twentieth of the rest of the stream at most
-(``make bench`` measures it). What lasts is found early; what begins later, by the next look.
+The checks themselves are in ``checks``. Copies of frames, their rate and steps of gain are told from facts of every
+frame; all that looks at single tones looks at the latest frames. Looks are amortised: after the first frames or
+windows, then four times as many, and so on up to a fixed distance, chosen so that they cost a twentieth of the rest of
+the stream at most (``make bench`` measures it). What lasts is found early; what begins later, by the next look.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tonescope_server.checks import Declared, Finding, Series, series_of
+from tonescope_server.checks import Declared, Finding, Series, Severity, series_of
 from tonescope_server.checks.data import check_recording, check_windows
 from tonescope_server.checks.drift import ATTRIBUTION_DRIFT, FEWEST_WINDOWS, INPUT_DRIFT, attribution_profile
-from tonescope_server.checks.gain import GAIN_STEPS
+from tonescope_server.checks.frames import MIXED_TRAINING_FIELDS, RATE_MISMATCH
+from tonescope_server.checks.gain import GAIN_DRIFT, GAIN_STEPS, REMEDY, SMALLEST_STEP_DB
 from tonescope_server.checks.normalisation import WRONG_NORMALISATION
 from tonescope_server.checks.results import Answers, check_answers
 from tonescope_server.checks.series import Float64Array
 from tonescope_server.csi.frames import Frame
+from tonescope_server.live.facts import Seen
 from tonescope_server.live.findings import Findings
 from tonescope_server.live.protocol import Agreement
 from tonescope_server.live.samples import Samples, Taken
@@ -33,7 +36,7 @@ FIRST_WINDOWS, WINDOWS_APART = 64, 2048  # of each node
 GROWTH = 4
 
 _DRIFT = {INPUT_DRIFT, ATTRIBUTION_DRIFT}
-_OF_LEVELS = {*_DRIFT, WRONG_NORMALISATION}
+_OF_LEVELS = {*_DRIFT, WRONG_NORMALISATION, GAIN_DRIFT}
 
 
 class StreamChecker:
@@ -63,6 +66,7 @@ class StreamChecker:
         self._sent_normalised = agreement.window_normalisation == "none"
         self._of_windows = declared if self._sent_normalised else self._of_frames
         self._starts: dict[int, Float64Array] = {}
+        self._at_first: dict[int, bool] = {}  # by node: whether its levels were those of the training
         self._stepped: set[int | None] = set()
         self._drifting: set[tuple[str, int | None]] = set()
         self._frames_apart, self._windows_apart = FIRST_FRAMES, FIRST_WINDOWS
@@ -88,15 +92,19 @@ class StreamChecker:
         if samples.windows_since >= self._windows_apart:
             self._windows_apart = min(GROWTH * self._windows_apart, WINDOWS_APART)
         samples.frames_since = samples.windows_since = 0
-        frames, windows, answers = samples.frames(), samples.windows(), samples.answers()
-        return lambda: self._look(frames, windows, answers)
+        seen, frames, windows, answers = samples.seen(), samples.frames(), samples.windows(), samples.answers()
+        return lambda: self._look(seen, frames, windows, answers)
 
     def _look(
-        self, frames: Sequence[Frame], windows: dict[int, list[npt.NDArray[Any]]], answers: dict[int, Taken]
+        self,
+        seen: Sequence[Seen],
+        frames: Sequence[Frame],
+        windows: dict[int, list[npt.NDArray[Any]]],
+        answers: dict[int, Taken],
     ) -> list[Finding]:
         found: list[Finding] = []
         if frames:
-            found += check_recording(finite(series_of(frames)), self._of_frames, self._lengths)
+            found += self._check_frames(seen, frames)
         for node, sent in windows.items():
             cells = stacked(sent)
             if len(cells):
@@ -106,6 +114,35 @@ class StreamChecker:
         for node, taken in answers.items():
             found += self._check_answers(node, taken, sound=node not in unsound)
         return self._settled(found)
+
+    def _check_frames(self, seen: Sequence[Seen], frames: Sequence[Frame]) -> list[Finding]:
+        """Put together what all frames say and what the latest say; where both say the same, what all do."""
+        latest = check_recording(finite(series_of(frames)), self._of_frames, self._lengths)
+        mixed = {each.node_id for each in latest if each.code == MIXED_TRAINING_FIELDS}
+        # Frames of two fields, in turn, are not steps of gain.
+        told = [
+            each
+            for facts in seen
+            for each in facts.findings(self._of_frames)
+            if each.code != GAIN_STEPS or each.node_id not in mixed
+        ]
+        already = {(each.code, each.node_id) for each in told}
+        judged = {facts.node_id for facts in seen}
+        # The rate of all frames since the last look is better known than that of the latest.
+        told += [
+            each
+            for each in latest
+            if (each.code, each.node_id) not in already and not (each.code == RATE_MISMATCH and each.node_id in judged)
+        ]
+        wrong = {each.node_id for each in latest if each.code == WRONG_NORMALISATION}
+        for facts in seen:
+            self._at_first.setdefault(facts.node_id, facts.node_id not in wrong)
+        moved = {
+            facts.node_id: facts.moved_db
+            for facts in seen
+            if abs(facts.moved_db) >= SMALLEST_STEP_DB and self._at_first[facts.node_id]
+        }
+        return [_since_the_beginning(each, moved) for each in told]
 
     def _settled(self, found: list[Finding]) -> list[Finding]:
         """Leave out what a look at so few frames may mistake: levels after steps of gain, and drift seen but once."""
@@ -121,6 +158,19 @@ class StreamChecker:
         if start is None and sound and len(taken.tones) >= FEWEST_WINDOWS:
             self._starts[node] = attribution_profile(taken.tones)
         return check_answers(answers, self._model.manifest, self._model.cells, sound=sound)
+
+
+def _since_the_beginning(finding: Finding, moved: dict[int, float]) -> Finding:
+    """Tell levels that went off in the course of the stream as that: the statistics were right when it began."""
+    if finding.code != WRONG_NORMALISATION or finding.node_id not in moved:
+        return finding
+    moved_db = moved[finding.node_id]
+    message = (
+        f"the level of all tones is {moved_db:+.1f} dB from where the stream began, and by no step: the receiver's "
+        "gain, or whatever weakens the whole channel"
+    )
+    figures = {**finding.figures, "drift_db": moved_db}
+    return Finding(GAIN_DRIFT, Severity.WARNING, message, REMEDY, figures, finding.node_id)
 
 
 def _without_statistics(declared: Declared, normalisation: str) -> Declared:

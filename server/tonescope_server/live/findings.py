@@ -1,9 +1,14 @@
-"""What the checks of one stream found so far: what of it is new, and how often each finding appeared."""
+"""What was found of one stream so far: what of it is new, and how often each finding appeared.
+
+Most of it is found by the stream's checks; some goes with the answers to single windows, and is only counted here.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 from tonescope_server.checks import Finding, Severity
 
@@ -23,6 +28,7 @@ class Findings:
     def __init__(self) -> None:
         self._present: set[_Key] = set()
         self._said: dict[_Key, float] = {}
+        self._with_answers: dict[_Key, float] = {}
         self.counts: Counter[str] = Counter()
 
     def take(self, found: Sequence[Finding], now: float) -> list[Finding]:
@@ -39,12 +45,28 @@ class Findings:
         self._present = set(graver)
         say = []
         for key, each in new:
-            self.counts[each.code] += 1
+            if now - self._with_answers.get(key, -np.inf) >= AGAIN_S:
+                self.counts[each.code] += 1
             last = self._said.get(key)
             if last is None or now - last >= AGAIN_S:
                 self._said[key] = now
                 say.append(each)
         return say
+
+    def count(self, code: str, node: int, now: float) -> int:
+        """Count a fault that an answer carries; return 1 where it is new, and 0 while it lasts.
+
+        It lasts while no minute passes without it.
+        """
+        key = code, node
+        last = self._with_answers.get(key)
+        if last is None and len(self._with_answers) >= MOST:
+            return 0
+        self._with_answers[key] = now
+        if key in self._present or (last is not None and now - last < AGAIN_S):
+            return 0
+        self.counts[code] += 1
+        return 1
 
     def _has_room(self, key: _Key) -> bool:
         return key in self._said or len(self._said) < MOST

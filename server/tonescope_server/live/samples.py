@@ -1,7 +1,7 @@
 """The latest of what a stream brought and was answered, in bounded memory: what its checks look at.
 
 This is on the way of every frame, window and answer, so it keeps references and looks at nothing: that is for
-``checker``.
+``checker``. Of frames that make room for later ones, facts are kept: see ``facts``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tonescope_server.csi.frames import Frame
+from tonescope_server.live.facts import FrameFacts, Seen
 from tonescope_server.types import Attribution, FloatArray
 
 FRAMES = 128  # of each node and transmitter: in a row, for what happens from one frame to the next
@@ -22,8 +23,33 @@ WINDOWS = 32  # of each node
 ANSWERS = 32  # of each node
 EVERY = 8  # once there are enough windows and answers, one in so many is kept
 MOST_KEYS = 16  # a sender that invents nodes does not fill the memory
+MOST_SHAPES = 4  # of the frames of one node and transmitter
 LARGEST_FRAME = 4096  # values
 LARGEST_WINDOW = 65_536  # cells
+
+
+class _FramesOf:
+    """Frames of one node and transmitter: the latest, some of which may have left their facts already."""
+
+    __slots__ = ("facts", "latest", "noted")
+
+    def __init__(self) -> None:
+        self.latest: list[Frame] = []
+        self.noted = 0
+        self.facts: dict[tuple[int, ...], FrameFacts] = {}
+
+    def fold(self) -> None:
+        """Note the facts of those frames that did not leave theirs yet, and let go of all but the latest."""
+        by_shape: dict[tuple[int, ...], list[Frame]] = {}
+        for frame in self.latest[self.noted :]:
+            by_shape.setdefault(frame.values.shape, []).append(frame)
+        for shape, frames in by_shape.items():
+            if shape not in self.facts and len(self.facts) < MOST_SHAPES:
+                self.facts[shape] = FrameFacts(frames[0].node_id)
+            if shape in self.facts:
+                self.facts[shape].take(frames)
+        del self.latest[:-FRAMES]
+        self.noted = len(self.latest)
 
 
 @dataclass(slots=True)
@@ -71,7 +97,7 @@ class Samples:
 
     def __init__(self, n_cells: int) -> None:
         self._n_cells = n_cells
-        self._frames: dict[tuple[int, str], deque[Frame]] = {}
+        self._frames: dict[tuple[int, str], _FramesOf] = {}
         self._windows: dict[int, _WindowsOf] = {}
         self._answers: dict[int, _AnswersOf] = {}
         self.frames_since = self.windows_since = 0
@@ -95,10 +121,12 @@ class Samples:
             if kept is None:
                 if len(kept_of) >= MOST_KEYS:
                     continue
-                kept = kept_of[key] = deque(maxlen=FRAMES)
+                kept = kept_of[key] = _FramesOf()
             if frame.values.size <= LARGEST_FRAME:
-                kept.append(frame)
+                kept.latest.append(frame)
                 self.frames_since += 1
+                if len(kept.latest) >= 2 * FRAMES:
+                    kept.fold()
 
     def window(self, values: npt.NDArray[Any], node: int) -> None:
         """Take note of a window that came as such: its values as sent, whether or not they fit the model."""
@@ -131,8 +159,16 @@ class Samples:
             kept.classes.append(int(result.prediction.class_index[row]))
 
     def frames(self) -> list[Frame]:
-        """Return the frames that are kept, stream by stream, each in order."""
-        return [frame for kept in self._frames.values() for frame in kept]
+        """Return the latest frames, stream by stream, each in order."""
+        return [frame for kept in self._frames.values() for frame in kept.latest[-FRAMES:]]
+
+    def seen(self) -> list[Seen]:
+        """Return what is known of all frames since the last call, stream by stream and by the frames' shape."""
+        found = []
+        for kept in self._frames.values():
+            kept.fold()
+            found += [seen for facts in kept.facts.values() if (seen := facts.since()) is not None]
+        return found
 
     def windows(self) -> dict[int, list[npt.NDArray[Any]]]:
         """Return the windows that are kept, by node."""

@@ -247,7 +247,17 @@ class Session:
                 totals.explained += 1
                 if self._samples is not None:
                     self._samples.answer(answer.outcome, answer.row, answer.job.node_id)
+                self._count_faults(answer, answer.outcome)
                 self._add_running(answer, answer.outcome)
+
+    def _count_faults(self, answer: Answer, result: Attribution) -> None:
+        """Count the faults that an answer carries among the findings: nothing else says them of the whole stream."""
+        if self._checking is None:
+            return
+        for warning in result.warnings:
+            if warning.is_fault and warning.window in (None, answer.row):
+                new = self._checking.checker.findings.count(warning.code, answer.job.node_id, time.monotonic())
+                self._totals.findings[warning.code] += new
 
     def _add_running(self, answer: Answer, result: Attribution) -> None:
         tones, node = result.tones[answer.row], answer.job.node_id

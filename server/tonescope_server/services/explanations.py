@@ -88,7 +88,9 @@ class ExplanationWriter:
                 into.maps[name].CopyFrom(_float32(values[row]))
         for warning in result.warnings:
             if warning.window is None or warning.window == row:
-                into.warnings.append(error_pb2.Warning(code=warning.code, message=warning.message))
+                told = into.warnings.add(code=warning.code, message=warning.message)
+                if warning.is_fault:
+                    told.severity = error_pb2.SEVERITY_FAULT
         into.rule_set = result.rule_set
         into.evaluations = result.evaluations
 

@@ -101,7 +101,10 @@ def test_a_stream_with_a_fault_is_told_that_fault_once_for_each_node(checked, de
         assert all(each.HasField("node_id") and each.remedy for each in found)
         graded = error_pb2.SEVERITY_WARNING if fault == "GAIN_STEPS" else error_pb2.SEVERITY_FAULT
         assert {each.severity for each in found} == {graded}
-        assert dict(summary.findings) == {fault: len(found)}
+        counted = dict(summary.findings)
+        # Scrambled windows may put attribution on null tones: each answer says so, and it is counted.
+        counted.pop("NULL_TONE_SHARE", None)
+        assert counted == {fault: len(found)}
 
 
 def test_a_fault_is_told_while_the_stream_goes_on(checked, declared):
@@ -151,7 +154,9 @@ def test_what_lasts_is_told_once_in_a_long_stream(checked, declared):
     """Two hundred seconds of rolled tones, from one node of the two that are declared."""
     stream = FAULTS["TONES_ROLLED"](1, declared)
     series = stream.series[0]
-    endless = itertools.islice(itertools.cycle(series.amplitude), 4000)
+    # Ever so little louder from one round to the next: the same frames again would be a loop, and told as that.
+    rounds = (series.amplitude * np.float32(1 + number / 1000) for number in itertools.count())
+    endless = itertools.islice(itertools.chain.from_iterable(rounds), 4000)
     sent = [csi_pb2.Frame(amplitude=tensor(a), node_id=1, sequence=i) for i, a in enumerate(endless)]
     batches = [frames(*sent[i : i + 50]) for i in range(0, len(sent), 50)]
     patient = opening(options(MODEL), overload_policy=live_pb2.OVERLOAD_POLICY_BACK_PRESSURE)

@@ -51,3 +51,25 @@ def test_a_sender_that_invents_nodes_does_not_fill_the_memory() -> None:
     said = [findings.take([finding(node=node)], 0.0) for node in range(10 * MOST)]
     assert sum(map(len, said)) == MOST
     assert findings.take([finding(node=0)], AGAIN_S) == [finding(node=0)]
+
+
+def test_a_fault_that_answers_carry_is_counted_once_while_it_lasts() -> None:
+    findings = Findings()
+    assert [findings.count("A", 1, float(t)) for t in (0, 1, 50, 100)] == [1, 0, 0, 0]
+    assert findings.count("A", 2, 100.0) == 1
+    assert findings.count("A", 1, 100.0 + AGAIN_S) == 1
+    assert findings.counts == {"A": 3}
+
+
+def test_what_the_checks_find_and_answers_carry_is_counted_once() -> None:
+    findings = Findings()
+    findings.count("A", 1, 0.0)
+    assert findings.take([finding("A", 1)], 1.0) == [finding("A", 1)]
+    findings.take([finding("A", 1), finding("B", 1)], 2.0)
+    assert findings.count("B", 1, 3.0) == 0
+    assert findings.counts == {"A": 1, "B": 1}
+
+
+def test_answers_of_invented_nodes_do_not_fill_the_memory() -> None:
+    findings = Findings()
+    assert sum(findings.count("A", node, 0.0) for node in range(10 * MOST)) == MOST
