@@ -140,7 +140,13 @@ class Explainer:
         return self.read_prediction(self._forward.session.run({self.model.input.name: windows}))
 
     def explain(
-        self, x: npt.ArrayLike, method: str = "input_x_gradient", target: TargetLike = None, **parameters: Any
+        self,
+        x: npt.ArrayLike,
+        method: str = "input_x_gradient",
+        target: TargetLike = None,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        **named: Any,
     ) -> Attribution:
         """Explain windows.
 
@@ -149,14 +155,15 @@ class Explainer:
             method: an attribution method, by name.
             target: the scalar that is explained: a class index or name, one index per window, or a ``Target``; None
                 means the predicted class, and for a regression the mean of the output.
-            **parameters: the method's own.
+            parameters: the method's own, by name.
+            **named: the same, as keywords.
 
         Raises:
             InvalidInputError: what is wrong with ``x``, the target or a parameter.
             UnknownMethodError: no such method.
             UnsupportedOperatorError: the model has an operator that the method cannot differentiate.
         """
-        return self.prepare(method, target, parameters).run(checked(self.model, x))
+        return self.prepare(method, target, _merged(parameters, named)).run(checked(self.model, x))
 
     def explain_progressively(
         self,
@@ -165,7 +172,8 @@ class Explainer:
         target: TargetLike = None,
         *,
         stop: Stop | None = None,
-        **parameters: Any,
+        parameters: Mapping[str, Any] | None = None,
+        **named: Any,
     ) -> Iterator[Update]:
         """Explain windows by a method that gets better with time, and yield what is found as it does.
 
@@ -177,12 +185,13 @@ class Explainer:
             method: as for ``explain``.
             target: as for ``explain``.
             stop: when a window is good enough, or has cost enough; None leaves it to the method's own parameters.
-            **parameters: the method's own.
+            parameters: the method's own, by name.
+            **named: the same, as keywords.
 
         Raises:
             TonescopeError: as ``explain``, before the first update.
         """
-        windows, prepared = checked(self.model, x), self.prepare(method, target, parameters)
+        windows, prepared = checked(self.model, x), self.prepare(method, target, _merged(parameters, named))
         return in_turns(prepared, windows, stop or Stop())
 
     @overload
@@ -491,6 +500,14 @@ def _still_work(error: UnsupportedOperatorError, reasons: Mapping[str, str]) -> 
     """Add, to an operator that cannot be differentiated, the methods that explain the same target without that."""
     names = sorted(name for name, why in reasons.items() if not why)
     return type(error)(f"{error}; these methods still work: {', '.join(names) or 'none'}")
+
+
+def _merged(given: Mapping[str, Any] | None, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the parameters that were given as a mapping and as keywords together."""
+    for name in given or ():
+        if name in named:
+            raise ParameterError(f"parameter '{name}': expected once, got it in parameters and as a keyword")
+    return {**(given or {}), **named}
 
 
 def _first_line(method: str, error: ValidationError) -> str:

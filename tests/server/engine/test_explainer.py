@@ -435,3 +435,14 @@ def test_manifests_that_lay_the_same_weights_out_otherwise_share_no_plan(method)
         alone = Explainer(relabelled, host).explain(x, method)
         assert shared.tones.tobytes() == alone.tones.tobytes()
         assert shared.null_tone_share.tobytes() == alone.null_tone_share.tobytes()
+
+
+def test_parameters_may_be_keywords_or_a_mapping_as_for_the_client(explainers):
+    tiny = explainers["scrambled"]
+    x = np.random.default_rng(1).standard_normal((2, *tiny.model.cells.shape)).astype(np.float32)
+    named = tiny.explain(x, "integrated_gradients", n_steps=7)
+    mapped = tiny.explain(x, "integrated_gradients", parameters={"n_steps": 7})
+    assert named.parameters["n_steps"] == mapped.parameters["n_steps"] == 7
+    assert named.cells.tobytes() == mapped.cells.tobytes()
+    with pytest.raises(ParameterError, match="'n_steps': expected once"):
+        tiny.explain(x, "integrated_gradients", parameters={"n_steps": 7}, n_steps=8)
