@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -186,6 +186,9 @@ def opening(
 
 
 def one_source(frames: object, windows: object) -> None:
-    """Refuse frames and windows together."""
+    """Refuse frames and windows together, and what gives none of either."""
     if frames is not None and windows is not None:
         raise InvalidInputError("live stream: expected frames or windows, got both")
+    for name, source in {"frames": frames, "windows": windows}.items():
+        if source is not None and not isinstance(source, Iterable | AsyncIterable):
+            raise InvalidInputError(f"live stream: {name}: expected an iterable, got {type(source).__name__}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import grpc
-import numpy as np
 
 from tonescope.errors import ParameterError
+from tonescope.fields import number
 
 # Ten years: what is longer, the clock of a call cannot hold.
 _LONGEST_S = 315_360_000.0
@@ -49,14 +48,17 @@ def checked_timeout(timeout: Any) -> float:
     Raises:
         ParameterError: no number, a negative one, or one that is not finite.
     """
-    number = isinstance(timeout, int | float | np.integer | np.floating) and not isinstance(timeout, bool)
-    if not number or not (math.isfinite(timeout) and 0 <= timeout <= _LONGEST_S):
-        raise ParameterError(f"timeout: expected seconds from 0 to {_LONGEST_S:.0f}, got {timeout!r}")
-    return float(timeout)
+    return number("timeout", timeout, 0.0, _LONGEST_S, "seconds")
+
+
+def _check(credentials: Any) -> None:
+    if credentials is not None and not isinstance(credentials, grpc.ChannelCredentials):
+        raise ParameterError(f"credentials: expected grpc.ChannelCredentials or None, got {type(credentials).__name__}")
 
 
 def open_channel(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
     """Open a channel; nothing is sent before the first call. ``credentials`` None means no TLS."""
+    _check(credentials)
     if credentials is None:
         return grpc.insecure_channel(address, options=OPTIONS)
     return grpc.secure_channel(address, credentials, options=OPTIONS)
@@ -64,6 +66,7 @@ def open_channel(address: str, credentials: grpc.ChannelCredentials | None = Non
 
 def open_aio_channel(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
     """Open a channel for asyncio, likewise."""
+    _check(credentials)
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=OPTIONS)
     return grpc.aio.secure_channel(address, credentials, options=OPTIONS)

@@ -90,10 +90,12 @@ class Client:
         """Wait until the daemon accepts connections.
 
         Raises:
+            ParameterError: no such time.
             UnavailableError: it did not within ``timeout`` seconds.
             ProtocolError: the client was closed.
         """
         self._check_open()
+        timeout = checked_timeout(timeout)
         ready = grpc.channel_ready_future(self._channel)
         try:
             ready.result(timeout=timeout)

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+import numpy as np
 
 from tonescope import decode
 from tonescope.connection import ConnectionEvent, Disconnected, OnConnection, Reconnected
-from tonescope.errors import ProtocolError, TonescopeError, UnavailableError, from_problem, from_rpc
+from tonescope.errors import ParameterError, ProtocolError, TonescopeError, UnavailableError, from_problem, from_rpc
+from tonescope.fields import number
 from tonescope.request import Frame, FrameLike, Window, WindowLike, frame_message, window_message
 from tonescope.results import Explanation, Notice, Opened, Summary, ToneTable
 from tonescope.resume import RETRIED, Outbox, Retry
@@ -31,6 +33,16 @@ def source_error(error: Exception) -> TonescopeError:
     return typed
 
 
+def _check(retry: Any, buffer: Any, on_connection: Any) -> None:
+    if isinstance(buffer, float | np.floating):
+        raise ParameterError(f"buffer: expected a whole number, got {buffer!r}")
+    number("buffer", buffer, 1, unit="frames or windows")
+    if not isinstance(retry, Retry):
+        raise ParameterError(f"retry: expected a Retry or None, got {type(retry).__name__}")
+    if on_connection is not None and not callable(on_connection):
+        raise ParameterError(f"on_connection: expected a function or None, got {type(on_connection).__name__}")
+
+
 class LiveState:
     """What a stream knows, shared by its blocking and its asyncio form.
 
@@ -41,6 +53,9 @@ class LiveState:
         address: the daemon's.
         on_connection: told when the connection is lost or back; None means nobody is.
         clock: seconds, from anywhere.
+
+    Raises:
+        ParameterError: a buffer, retry or callback that is none.
     """
 
     def __init__(
@@ -52,6 +67,7 @@ class LiveState:
         on_connection: OnConnection | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        _check(retry, buffer, on_connection)
         self.opening = opening
         self.retry = retry
         self.address = address

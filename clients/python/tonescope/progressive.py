@@ -78,6 +78,8 @@ def progressive_request(
         ParameterError: a condition of the wrong type.
     """
     asked = stop or Stop()
+    if not isinstance(asked, Stop):
+        raise ParameterError(f"stop: expected a Stop or None, got {type(stop).__name__}")
     message = built(
         service_pb2.ExplainProgressivelyRequest,
         ParameterError,

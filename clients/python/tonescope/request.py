@@ -292,6 +292,8 @@ def options(
 def statistics_messages(statistics: Sequence[Statistics]) -> list[csi_pb2.ToneStatistics]:
     """Build per-tone statistics from (mean, std), (mean, std, node_id) or (mean, std, node_id, frame_length)."""
     messages = []
+    if not isinstance(statistics, Sequence):
+        raise ParameterError(f"statistics: expected a list of tuples, got {type(statistics).__name__}")
     for each in statistics:
         try:
             mean, std = (np.asarray(part, dtype=np.float32) for part in each[:2])

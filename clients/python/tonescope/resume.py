@@ -19,12 +19,14 @@ from dataclasses import dataclass, field, replace
 
 import grpc
 
-from tonescope.errors import InvalidInputError
+from tonescope.fields import number
 from tonescope.v1 import csi_pb2, live_pb2
 
 _ADR018 = "adr018"
 _ADR018_MAGIC = (0xC5110001).to_bytes(4, "little")
 _ADR018_HEADER_BYTES = 20
+# A wait that the clock of a thread can hold.
+_LONGEST_S = 1e6
 BATCH = 64
 
 RETRIED = frozenset(
@@ -51,7 +53,7 @@ class Retry:
         wait_for_daemon: whether to keep trying where the very first attempt finds no daemon.
 
     Raises:
-        InvalidInputError: ``give_up_after_s`` is negative or no number.
+        ParameterError: one of the numbers is negative or none, or is to be finite and is not.
     """
 
     first_s: float = 0.1
@@ -61,8 +63,10 @@ class Retry:
     wait_for_daemon: bool = False
 
     def __post_init__(self) -> None:
-        if not self.give_up_after_s >= 0:
-            raise InvalidInputError(f"give_up_after_s: expected 0 or more seconds, got {self.give_up_after_s:g}")
+        number("give_up_after_s", self.give_up_after_s, unit="seconds")
+        number("first_s", self.first_s, most=_LONGEST_S, unit="seconds")
+        number("cap_s", self.cap_s, most=_LONGEST_S, unit="seconds")
+        number("unanswered", self.unanswered, unit="connections")
 
     def delay_s(self, attempt: int) -> float:
         """Choose the wait before attempt number ``attempt`` (1, 2, …)."""
