@@ -62,14 +62,14 @@ def check_windows(series: Series, declared: Declared) -> list[Finding]:
             return []
         message = f"{(values < 0).mean():.0%} of the values are negative: no amplitudes, but the model takes raw ones"
         return [_finding(message, "send raw amplitudes, or state normalisation.kind in the manifest", series, {})]
-    if own := _by_themselves(series, live):
-        return own
+    if other := _by_themselves(series, live) or _moved_nulls(series, declared):
+        return other
     done = _what_was_done(values, series.rows[live], declared)
     if done in (RIGHT, ""):
         mean, std = _middle(values)
         if not done and (values >= 0).all():
             return [_not_negative(mean, std, series)]
-        return _moved_nulls(series, declared) or _off(mean, std, series, ONCE)
+        return _off(mean, std, series, ONCE)
     return [_finding(done, ONCE, series, {"median_std": float(np.median(values.std(axis=0)))})]
 
 

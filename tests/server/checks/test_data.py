@@ -70,3 +70,24 @@ def test_one_fault_on_two_nodes_is_told_once_for_each(amplitude, series_from, de
 def test_engineered_features_have_no_rows_to_be_told_wrong(amplitude):
     features = cell_map((64,), tone_table("unknown_64"), "feature", 1)
     assert check_windows(np.repeat(amplitude[:, :1], 64, axis=1), Declared(features)) == []
+
+
+def test_longer_frames_that_hold_no_header_are_told_as_frames_that_cannot_be_used(series_from, declared):
+    longer = np.abs(np.random.default_rng(1).normal(20, 1, (200, 70))).astype(np.float32)
+    assert [f.code for f in check_recording([series_from(longer)], declared)] == [SKIPPED_LENGTHS]
+
+
+@pytest.mark.parametrize("kind", ["frames", "windows"])
+def test_what_stands_still_or_is_zero_says_nothing_of_the_layout(amplitude, windows, series_from, declared, kind):
+    for still, code in [(np.repeat(amplitude[:1], 200, axis=0), "FROZEN_SENDER"), (0 * amplitude, "NO_SIGNAL")]:
+        if kind == "frames":
+            found = check_recording([series_from(still)], declared)
+        else:
+            found = check_windows(np.stack([still[:20].T] * 19), declared)
+        assert [f.code for f in found] == [code]
+
+
+def test_rows_of_another_layout_are_not_held_against_the_statistics_of_the_declared(amplitude, series_from, declared):
+    trained = replace(declared, normalisation="manifest", mean=amplitude.mean(axis=0), std=amplitude.std(axis=0))
+    found = check_recording([series_from(np.fft.fftshift(amplitude, axes=1))], trained)
+    assert [f.code for f in found] == ["LAYOUT_MISMATCH"]

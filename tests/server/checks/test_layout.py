@@ -84,6 +84,29 @@ def test_header_bytes_before_the_tones_are_told(amplitude, series_from, declared
     assert np.array_equal(right.amplitude[:, list(right.rows).index(1)], amplitude[:, 1])
 
 
+@pytest.mark.parametrize("rows", layout.HEADER_ROWS)
+@pytest.mark.parametrize("cut", [False, True])
+def test_any_part_of_a_header_is_told_by_its_length(amplitude, series_from, declared, rows, cut):
+    n = len(amplitude)
+    changing = {6: np.arange(n) % 256, 8: np.random.default_rng(0).integers(45, 52, n)}  # sequence number, RSSI
+    header = np.stack([changing.get(row, np.full(n, float(7 * row))) for row in range(10)], axis=1)[:, -rows:]
+    whole = np.concatenate([header, amplitude], axis=1).astype(np.float32)
+    (finding,), right = check_frames(series_from(whole[:, :64] if cut else whole), declared.cells)
+    assert finding.code == layout.HEADER_AS_TONES
+    assert finding.figures["header_rows"] == rows
+    assert np.array_equal(right.amplitude[:, list(right.rows).index(1)], amplitude[:, 1])
+
+
+def test_rows_that_all_change_are_no_header(amplitude, series_from, declared):
+    found, _ = check_frames(series_from(np.roll(amplitude, 6, axis=1)), declared.cells)
+    assert codes(found) == [layout.LAYOUT_MISMATCH]
+
+
+def test_longer_frames_of_another_kind_are_no_header(amplitude, series_from, declared):
+    longer = np.abs(np.random.default_rng(1).normal(20, 1, (200, 70))).astype(np.float32)
+    assert not layout.has_header(series_from(longer), declared.cells)
+
+
 def test_a_tone_that_stands_still_is_not_taken_for_another_layout(amplitude, series_from, declared):
     amplitude[:, 12] = 17.0
     amplitude[:, 40] = 0.0
