@@ -75,10 +75,13 @@ class LrpParameters(plugin.Parameters):
 
 
 class Lrp(plugin.GraphMethod):
-    """Relevance per cell. Its convergence delta, Σ relevance − f(x), is the negative of what biases and ε absorbed.
+    """Relevance per cell. Its convergence delta, Σ relevance − f(x), is the negative of what was absorbed on the way.
+
+    ``maps["bias"]``, ``(batch,)``, is what biases absorbed of that: f(x) is Σ relevance, this, and a rest, which ε,
+    softmax and recurrent layers keep, and biases of layers in which windows cannot be told apart by their axes.
 
     With ``zero_bias`` nothing is absorbed in networks of convolutions, products, pools and ReLUs, but for units that
-    nothing but their bias makes active. Norms, softmax and gates keep relevance of their own.
+    nothing but their bias makes active.
 
     Presets: ``epsilon_gamma`` (the default), ``epsilon``, ``epsilon_plus`` and ``epsilon_alpha2_beta1`` have ε in dense
     layers and γ, ε, z⁺ or α = 2, β = 1 in convolutions; with ``_flat`` the layers that read the input share evenly.
@@ -104,6 +107,7 @@ class Lrp(plugin.GraphMethod):
         settings = LrpSettings(**{**chosen, "first": parameters.first or None})
         tape.check_layers(settings.layers)
         cells = tape.evaluate(lrp(settings)).gradient
+        tape.result("bias", tape.absorbed())
         tape.result("cells", cells)
         tape.result("tones", tape.sum_over_tones(cells))
 
@@ -115,7 +119,7 @@ class Lrp(plugin.GraphMethod):
         """Report what was absorbed on the way."""
         cells = totals["cells"]
         delta = cells.reshape(len(cells), -1).sum(axis=1, dtype=np.float64) - totals["score"]
-        return plugin.Estimate(cells, totals["tones"], delta.astype(np.float32))
+        return plugin.Estimate(cells, totals["tones"], delta.astype(np.float32), maps={"bias": totals["bias"]})
 
 
 @plugin.hookimpl

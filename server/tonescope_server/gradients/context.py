@@ -28,12 +28,15 @@ class Context:
         portable: emit only operators in their plain form, for export to other runtimes; else forms that are fast on
             ONNX Runtime's CPU kernels.
         rule_set: whose rules are being applied; None before the first is.
+        absorbed: what biases kept of relevance, a rule at a time: values whose sum over elements it is, each with the
+            value of the model that it is laid out like.
     """
 
     def __init__(self, graph: ir.Graph, *, portable: bool = False, around: Context | None = None) -> None:
         self.graph = graph
         self.portable = portable
         self.rule_set: RuleSet | None = None
+        self.absorbed: list[list[tuple[ir.Value, ir.Value]]] = []
         self._around = around
         self._tape = ir.tape.Tape(graph)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}

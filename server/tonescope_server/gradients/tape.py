@@ -304,6 +304,30 @@ class Tape:
         self._name_outputs(at_anchor)
         return Evaluation(Var(self, gradient, points.shape), Var(self, score, points.shape[:1]), points)
 
+    def absorbed(self) -> Var:
+        """Return what biases kept of relevance, ``(batch)``, once the model has been evaluated by rules of relevance.
+
+        Left out is what cannot be told apart by window: of layers whose axes cannot be followed to the input's, and of
+        what runs step by step.
+        """
+        context = self.context
+        axes = along_input(self._forward, self._input)
+        total = context.op("Expand", context.scalar(0.0, self._input), context.op("Shape", self._input, start=0, end=1))
+        for group in context.absorbed:
+            places = [_batch_axis(axes.get(like, ())) for like, _ in group]
+            if None not in places:
+                for place, (like, value) in zip(places, group, strict=True):
+                    total = context.op("Add", total, self._by_window(value, int(place or 0), len(axes[like])))
+        return Var(self, total, ())
+
+    def _by_window(self, value: ir.Value, axis: int, rank: int) -> ir.Value:
+        """Sum a value over all but the windows, which run along one of its axes, outermost."""
+        context = self.context
+        first = context.op("Transpose", value, perm=[axis, *(a for a in range(rank) if a != axis)]) if axis else value
+        batch = context.op("Shape", self._input, start=0, end=1)
+        rows = context.op("Reshape", first, context.op("Concat", batch, context.ints([-1]), axis=0))
+        return context.op("ReduceSum", rows, context.ints([1]), keepdims=0)
+
     def influences(self, var: Var) -> bool:
         """Say whether the target, once evaluated, is computed from an internal value."""
         reached = {var.value}
@@ -507,3 +531,9 @@ class Tape:
         result.name = name
         self._shapes[result] = [None if d is None or d < 0 else d for d in sizes]
         self._graph.outputs.append(result)
+
+
+def _batch_axis(axes: Axes) -> int | None:
+    """Return which axis runs along the batch, perhaps with other axes merged into it after that; None if none does."""
+    found = [i for i, axis in enumerate(axes) if axis.parts[0].axis == 0 and axis.before == 0 == axis.after]
+    return found[0] if len(found) == 1 else None

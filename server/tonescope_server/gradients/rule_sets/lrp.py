@@ -18,6 +18,7 @@ from tonescope_server.gradients.rule_set import Cotangents, Rule, RuleSet, opera
 from tonescope_server.gradients.rule_sets.relevance import normalization, recurrent, reduction
 from tonescope_server.gradients.rule_sets.relevance.gates import gated
 from tonescope_server.gradients.rule_sets.relevance.shares import (
+    absorb,
     back,
     passed_by_first,
     passed_on,
@@ -191,7 +192,11 @@ def _epsilon(layer: _Weighted, relevance: ir.Value, settings: LrpSettings, _: La
     ctx = layer.ctx
     copy = ctx.op("Identity", layer.x)
     z = layer.forward(copy, layer.weight, None if settings.zero_bias else layer.bias)
-    return layer.handback(z, ctx.op("Div", relevance, stabilised(ctx, z, settings.epsilon)))
+    share = ctx.op("Div", relevance, stabilised(ctx, z, settings.epsilon))
+    found = layer.handback(z, share)
+    if layer.bias is not None and not settings.zero_bias:
+        absorb(ctx, layer.node.outputs[0], z, share, [(layer.x, found)])
+    return found
 
 
 def _gamma(layer: _Weighted, relevance: ir.Value, settings: LrpSettings, _: LayerRule) -> ir.Value:
@@ -210,7 +215,10 @@ def _gamma(layer: _Weighted, relevance: ir.Value, settings: LrpSettings, _: Laye
         other = layer.forward(layer.clipped(layer.x, -1), unlike, None)
         total = ctx.typed(ctx.op("Add", same, other), z)
         share = ctx.op("Mul", here, ctx.op("Div", relevance, stabilised(ctx, total, settings.epsilon)))
-        parts += [layer.handback(same, share), layer.handback(other, share)]
+        handed = [layer.handback(same, share), layer.handback(other, share)]
+        if bias is not None:
+            absorb(ctx, layer.node.outputs[0], total, share, [(layer.x, part) for part in handed])
+        parts += handed
     return ctx.op("Sum", *parts)
 
 
@@ -237,7 +245,10 @@ def _alpha_beta(layer: _Weighted, relevance: ir.Value, settings: LrpSettings, ch
         total = ctx.typed(ctx.op("Add", same, other), same)
         share = ctx.op("Div", relevance, stabilised(ctx, total, settings.epsilon))
         share = ctx.op("Mul", share, ctx.scalar(weight, total))
-        parts += [layer.handback(same, share), layer.handback(other, share)]
+        handed = [layer.handback(same, share), layer.handback(other, share)]
+        if bias is not None:
+            absorb(ctx, layer.node.outputs[0], total, share, [(layer.x, part) for part in handed])
+        parts += handed
     return ctx.op("Sum", *parts)
 
 
@@ -287,9 +298,15 @@ def _shifted(standard: Rule, settings: LrpSettings) -> Rule:
 
     def rule(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
         """``x · Jᵀ(R / (z + ε·sign z))``; all to the only operand that is no bias, where biases are left out."""
-        if not settings.zero_bias or sum(ctx.need(v) for v in node.inputs) != 1:
-            return shared(ctx, node, relevance)
         given, result = required(relevance[0]), node.outputs[0]
+        if sum(ctx.need(v) for v in node.inputs) != 1:
+            return shared(ctx, node, relevance)
+        if not settings.zero_bias:
+            found = shared(ctx, node, relevance)
+            share = ctx.op("Div", given, stabilised(ctx, result, settings.epsilon))
+            handed = [(v, c) for v, c in zip(node.inputs, found, strict=False) if v is not None and c is not None]
+            absorb(ctx, result, result, share, handed)
+            return found
         return [ctx.unbroadcast(given, v, result) if v is not None and ctx.need(v) else None for v in node.inputs]
 
     return rule

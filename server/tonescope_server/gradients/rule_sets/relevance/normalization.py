@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.rule_set import Cotangents, Rule
-from tonescope_server.gradients.rule_sets.relevance.shares import stabilised
+from tonescope_server.gradients.rule_sets.relevance.shares import absorb, stabilised
 from tonescope_server.gradients.rules.elementwise import required
 from tonescope_server.gradients.rules.normalization import mean_variance_axes
 
@@ -36,14 +36,17 @@ def fixed_statistics(parts: Callable[[Context, ir.Node], _Parts], epsilon: float
         centred = ctx.op("Sub", x, ctx.op("ReduceMean", x, where, keepdims=1))
         variance = ctx.op("ReduceMean", ctx.op("Mul", centred, centred), where, keepdims=1)
         root = ctx.op("Sqrt", ctx.op("Add", variance, ctx.scalar(added, operand)))
-        share = ctx.op("Div", relevance[0], stabilised(ctx, node.outputs[0], epsilon))
+        share = plain = ctx.op("Div", relevance[0], stabilised(ctx, node.outputs[0], epsilon))
         if scale is not None:
             share = ctx.op("Mul", share, scale)
         if x is not operand:
             share = ctx.op("Reshape", share, ctx.op("Shape", x))
         g = ctx.op("Div", share, root)
         found = ctx.op("Mul", x, ctx.op("Sub", g, ctx.op("ReduceMean", g, where, keepdims=1)))
-        return [found if x is operand else ctx.reshape_like(found, operand)]
+        found = found if x is operand else ctx.reshape_like(found, operand)
+        if len(node.inputs) > 2:
+            absorb(ctx, node.outputs[0], node.outputs[0], plain, [(operand, found)])
+        return [found]
 
     return rule
 

@@ -59,6 +59,24 @@ def proportional_unmasked(standard: Rule, epsilon: float) -> Rule:
     return rule
 
 
+def absorb(
+    ctx: Context, result: ir.Value, z: ir.Value, share: ir.Value, handed: Sequence[tuple[ir.Value, ir.Value]]
+) -> None:
+    """Note what biases keep of relevance: ``Σ share·z``, which is what was there to give, less what was handed on.
+
+    Args:
+        ctx: keeps the note.
+        result: the model's own value that ``z`` is laid out like.
+        z: what was shared, biases among it.
+        share: relevance over stabilised z.
+        handed: operands, and what each got.
+    """
+    # A mask of −∞ is shared as the constant that it is: what it masks has none to give, and not −∞ times zero.
+    finite = ctx.op("Less", ctx.op("Abs", z), ctx.scalar(float("inf"), result))
+    given = ctx.op("Where", finite, ctx.op("Mul", share, z), ctx.scalar(0.0, result))
+    ctx.absorbed.append([(result, given), *((operand, ctx.op("Neg", part)) for operand, part in handed)])
+
+
 def back(ctx: Context, standard: Rule, node: ir.Node, share: ir.Value) -> list[ir.Value | None]:
     """Apply a standard rule, and expand what it left merely broadcastable."""
     found = standard(ctx, node, [share, *[None] * (len(node.outputs) - 1)])
