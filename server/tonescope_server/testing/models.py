@@ -86,7 +86,7 @@ class _Net:
         ]
         turns = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
         queries, keys, values = (self.op("Transpose", p, perm=turn) for p, turn in zip(parts, turns, strict=True))
-        scores = self.op("Mul", self.op("MatMul", queries, keys), self.constant(np.float32(0.25)))
+        scores = self.op("Mul", self.op("MatMul", queries, keys), self.constant(np.array(0.25, np.float32)))
         weights = self.op("Softmax", scores, axis=-1)
         mixed = self.op("Transpose", self.op("MatMul", weights, values), perm=[0, 2, 1, 3])
         return self.op("Reshape", mixed, joined)
