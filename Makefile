@@ -36,7 +36,7 @@ fuzz: $(VENV)/.installed
 # torch may be a build of several gigabytes: nothing else is installed with it, and nothing else needs it.
 $(PEERS)/.installed: constraints-bench.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-bench.txt captum onnx-ad onnxscript torch
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-bench.txt captum onnx-ad onnxscript shap torch
 	touch $@
 
 generate: $(VENV)/.installed
