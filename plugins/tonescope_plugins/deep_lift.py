@@ -18,8 +18,9 @@ class DeepLift(plugin.GraphMethod):
     """``multiplier · (x − reference)`` per cell; the cells add up to the change of the target, to rounding.
 
     Source: Shrikumar, Greenside & Kundaje, "Learning Important Features Through Propagating Activation Differences"
-    (2017), the rescale rule. Departures: every function of one element is rescaled, products use the averages of both
-    ends, and softmax is taken apart, so that nothing is left over; a maximum uses the cross-maximum.
+    (2017), the rescale rule. Departures: every function of one element is rescaled, so are rounding and comparisons;
+    products use the averages of both ends, quotients weigh them by what they divide by, and softmax is split through
+    log p, so that nothing is left over and no large parts cancel; a maximum uses the cross-maximum.
     """
 
     name = "deep_lift"

@@ -370,3 +370,30 @@ def test_a_quotient_of_a_constant_passes_all_its_relevance_on(make_case, below):
     x, weights = np.abs(random(3, 2, 5, seed=2)) + 0.5, random(3, 10, seed=3)
     got = relevance(model, x, weights)
     np.testing.assert_allclose(got["found"].sum((1, 2)), got["score"], rtol=1e-4)
+
+
+def test_attention_hands_relevance_back_as_attn_lrp_has_it(make_case):
+    """One head, written out from Achtibat et al. 2024: equations 13 (softmax), 15 (products in halves) and 8 (ε)."""
+    wq, wk, wv = (random(4, 4, seed=s) for s in (1, 2, 3))
+    nodes = [
+        ("MatMul", "x wq", "q", {}), ("MatMul", "x wk", "k", {}), ("MatMul", "x wv", "v", {}),
+        ("Transpose", "k", "t", {"perm": [0, 2, 1]}), ("MatMul", "q t", "l", {}), ("Softmax", "l", "p", {}),
+        ("MatMul", "p v", "o", {}),
+    ]  # fmt: skip
+    model = chain(make_case, nodes, {"wq": wq, "wk": wk, "wv": wv}, (3, 4))
+    x, weights = random(2, 3, 4, seed=4), random(2, 12, seed=5)
+    got = relevance(model, x, weights, ATTN_LRP)["found"]
+    for row in range(2):
+        one = x[row].astype(np.float64)
+        q, k, v = one @ wq, one @ wk, one @ wv
+        logits = q @ k.T
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        out = p @ v
+        share = over(out * weights[row].reshape(3, 4), out) / 2
+        of_p, of_v = p * (share @ v.T), v * (p.T @ share)
+        of_logits = logits * (of_p - p * of_p.sum(1, keepdims=True))
+        share = over(of_logits, logits) / 2
+        of_q, of_k = q * (share @ k), k * (share.T @ q)
+        want = sum(one * (over(r, z) @ w.T) for r, z, w in ((of_q, q, wq), (of_k, k, wk), (of_v, v, wv)))
+        np.testing.assert_allclose(got[row], want, rtol=1e-3, atol=1e-4)
