@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tonescope_server.checks import copies, drift, frames, gain, layout, normalisation
 from tonescope_server.checks.finding import Finding, Severity
+from tonescope_server.checks.parts import check_parts
 from tonescope_server.checks.series import Declared, Series
 from tonescope_server.csi.cells import FEATURE
 from tonescope_server.csi.windows import accepted_lengths
@@ -58,7 +59,7 @@ def check_windows(cells: npt.NDArray[np.float32], declared: Declared, *, normali
     if declared.cells.cell_order == FEATURE and not declared.cells.table.knows_nulls:
         return []  # engineered features: equal or constant ones are nobody's fault
     if declared.cells.has_parts:
-        return []  # these checks know amplitudes: of complex windows, and of several links, only frames are checked
+        return check_parts(cells, declared, lambda each, plain: check_windows(each, plain, normalised=normalised))
     wrong: list[Finding] = []
     if normalised:
         wrong, cells = normalisation.check_each_window(cells, declared)

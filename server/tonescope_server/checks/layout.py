@@ -5,7 +5,8 @@ others are tried from the most plausible on, and those that fit are named. Nothi
 all are named; where none fits, that is said.
 
 The nulls of a tone layout are exactly zero in a raw window, and constant in a normalised one; a tone that carries
-signal is neither, in a handful of frames already.
+signal is neither, in a handful of frames already. Of a layout without nulls, rows that stand still contradict it, and
+the order of cells is judged by what neighbours have in common (``continuity``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from tonescope_server.checks.continuity import Continuity, continuity
 from tonescope_server.checks.finding import Finding, Severity
 from tonescope_server.checks.series import Series
 from tonescope_server.csi.cells import CELL_ORDERS, FEATURE, FRAME_TONE, TONE_FRAME, CellMap
@@ -165,12 +167,14 @@ def check_cells(cells: npt.NDArray[np.float32], declared: CellMap) -> tuple[list
     """
     found, shaped = _check_shape(cells, declared)
     reading = declared_reading(declared)
-    if len(cells) < FEWEST_WINDOWS or not declared.table.knows_nulls:
-        return found, reading
-    signature = Signature.of(shaped)
     if found:
         # Read along the other axis the buffer is frame-major: its zeros say the same thing again.
         return found, replace(reading, cell_order=_other(reading.cell_order))
+    if len(cells) < FEWEST_WINDOWS:
+        return [], reading
+    signature = Signature.of(shaped)
+    if not declared.table.knows_nulls:
+        return _judge_without_nulls(signature, reading, shaped)
     return _judge(signature, reading, orders_of(reading))
 
 
@@ -181,9 +185,12 @@ def check_frames(series: Series, declared: CellMap) -> tuple[list[Finding], Seri
         What was found, and the series with its rows named by the reading that fits.
     """
     table, n_rows = declared.table, series.amplitude.shape[1]
-    if len(series) < FEWEST_FRAMES or not table.knows_nulls or n_rows < len(table):
+    if len(series) < FEWEST_FRAMES or n_rows < len(table):
         return [], series
     reading = Reading(FRAME_TONE, table.id, len(table), 1)
+    if not table.knows_nulls:
+        found, _ = _judge_without_nulls(Signature.of(series.amplitude[:, : len(table)]), reading)
+        return [replace(finding, node_id=series.node_id) for finding in found], series
     if has_header(series, declared):
         extra = n_rows - len(table)
         return [_header(extra, n_rows, series.node_id)], replace(
@@ -223,7 +230,7 @@ def _expected(reading: Reading) -> tuple[BoolArray, BoolArray, BoolArray]:
 
 def _check_shape(cells: npt.NDArray[np.float32], declared: CellMap) -> tuple[list[Finding], npt.NDArray[np.float32]]:
     """Tell arrays whose axes are the other way round; return the cells flat, in the order they lie in."""
-    shape, flat = cells.shape[1:], cells.reshape(len(cells), -1)
+    shape, flat = cells.shape[1:], cells.reshape(len(cells), declared.n_cells)  # there may be none
     squeezed = tuple(size for size in shape if size != 1)
     wanted = tuple(size for size in declared.shape if size != 1)
     if squeezed == wanted or len(squeezed) < 2 or squeezed != wanted[::-1]:
@@ -269,6 +276,36 @@ def _judge(signature: Signature, declared: Reading, orders: tuple[str, ...]) -> 
     if (dead := _few_dead_rows(signature, declared)) is not None:
         return [dead], declared
     return [_unexplained(signature, declared)], declared
+
+
+def _judge_without_nulls(
+    signature: Signature, declared: Reading, cells: npt.NDArray[np.float32] | None = None
+) -> tuple[list[Finding], Reading]:
+    """Judge a layout of which every row carries signal: rows that stand still contradict it; else neighbours tell."""
+    still = signature.dead | signature.stuck
+    if declared.table.is_unknown and still.any():
+        return [], declared  # they may be its nulls
+    if _whole_rows(still, declared):
+        return _judge(signature, declared, orders_of(declared))
+    seen = None if cells is None else continuity(cells, declared.n_tones, declared.n_frames)
+    if seen is None or seen.order in (None, declared.cell_order):
+        return [], declared
+    reading = replace(declared, cell_order=seen.order)
+    return [_by_continuity(seen, reading)], reading
+
+
+def _by_continuity(seen: Continuity, reading: Reading) -> Finding:
+    frames_first = reading.cell_order == FRAME_TONE
+    period, other = (reading.n_tones, reading.n_frames) if frames_first else (reading.n_frames, reading.n_tones)
+    message = (
+        f'"{reading.layout}" has no null tone, but neighbours tell: cells step {seen.breaks[reading.cell_order]:.2g} x '
+        f"as far each {period} cells and {seen.breaks[_other(reading.cell_order)]:.2g} x each {other} (squares; cells "
+        f"{reading.n_tones} apart differ {seen.leap:.2g} x as much as those {reading.n_frames} apart): the windows are "
+    )
+    message += "frame-major, so the declared rows are pieces of frames and not tones" if frames_first else "tone-major"
+    figures = {f"step_at_ends_{order}": ratio for order, ratio in seen.breaks.items()} | {"leap": seen.leap}
+    remedy = f'input.cell_order = "{reading.cell_order}"'
+    return Finding(FRAME_MAJOR if frames_first else TONE_MAJOR, Severity.FAULT, message, remedy, figures)
 
 
 def _mismatch(signature: Signature, declared: Reading, fitting: list[Reading]) -> Finding:

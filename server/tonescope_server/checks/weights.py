@@ -22,6 +22,7 @@ from tonescope_server.models.model import Model
 NULL_ROWS_TRAINED = "NULL_ROWS_TRAINED"
 
 SIGNIFICANT = 0.01
+HARDLY_DRAWN = 0.005  # of fresh draws, for either of two tests: every accusation of one is false
 FEWEST_ROWS = 3  # of either sort
 _PASS_ON = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Dropout"}
 
@@ -80,7 +81,7 @@ def check_weights(model: Model) -> list[Finding]:
 def _is_untouched(weights: Float64Array) -> bool:
     """Say whether weights may well be a fresh draw about zero, of any size: normal, cut at two deviations, or uniform.
 
-    These are what PyTorch, Keras and Flax draw from. Two tests at ``SIGNIFICANT``: Kolmogorov–Smirnov's, and that of
+    These are what PyTorch, Keras and Flax draw from. Two tests at ``HARDLY_DRAWN``: Kolmogorov–Smirnov's, and that of
     the fourth moment, which sees sooner what training adds to a draw with sharp ends. The size is taken from the
     weights themselves.
     """
@@ -89,11 +90,11 @@ def _is_untouched(weights: Float64Array) -> bool:
         return True
     from scipy.stats import kstest, norm
 
-    standard, farthest = weights / spread, float(norm.isf(SIGNIFICANT / 2))
+    standard, farthest = weights / spread, float(norm.isf(HARDLY_DRAWN / 2))
     fourth = float((standard**4).mean())
     return any(
         abs(fourth - draw.fourth) <= farthest * draw.fourth_error / np.sqrt(weights.size)
-        and float(kstest(standard, draw.cumulative).pvalue) > SIGNIFICANT
+        and float(kstest(standard, draw.cumulative).pvalue) > HARDLY_DRAWN
         for draw in _draws()
     )
 
