@@ -27,7 +27,7 @@ MOST_FACTS = 4096  # frames; the latest, of those that no look has seen
 FEWEST_FACTS = 32  # frames: fewer wait for the next look
 LATEST = 128  # frames
 CARRIED = 2 * SPAN - 1  # frames: a step has enough frames on both sides in one block or in the next, and never in both
-LARGEST_BLOCKS = 8 * 128 * 64  # values: of the blocks in which the level jumps, those that are kept for a look
+LARGEST_BLOCKS = 8 * 256 * 64  # values: of the blocks in which the level jumps, those that are kept for a look
 DB = 10.0
 
 
@@ -69,14 +69,16 @@ class FrameFacts:
         level_db = DB * np.log10(np.maximum(power, 1e-12))
         whole_db = np.concatenate([self._tail_db, level_db])
         change = np.abs(np.diff(whole_db))
-        if len(change) and change.max() > 0.7 * max(SMALLEST_STEP_DB, SMALLEST_RATIO * 1.4826 * np.median(change)):
+        largest = float(change.max()) if len(change) else 0.0
+        # The median, which costs more, decides only where there may be a step at all.
+        if largest > 0.7 * SMALLEST_STEP_DB and largest > 0.7 * SMALLEST_RATIO * 1.4826 * float(np.median(change)):
             amplitude = _amplitude(values)
             block = amplitude if self._tail is None else np.concatenate([self._tail, amplitude])
-            self._jumps.append((float(change.max()), block))
+            self._jumps.append((largest, block))
             self._jumps.sort(key=lambda jump: -jump[0])
             while len(self._jumps) > 1 and sum(kept.size for _, kept in self._jumps) > LARGEST_BLOCKS:
                 self._jumps.pop()
-        self._tail, self._tail_db = _amplitude(values[-CARRIED:]), level_db[-CARRIED:]
+        self._tail, self._tail_db = _amplitude(values[-CARRIED:].copy()), level_db[-CARRIED:].copy()
 
     def since(self) -> Seen | None:
         """Return what came since the last call that returned as many as ``FEWEST_FACTS``; None for nothing."""

@@ -19,6 +19,7 @@ from tonescope_server.live.facts import FrameFacts, Seen
 from tonescope_server.types import Attribution, FloatArray
 
 FRAMES = 128  # of each node and transmitter: in a row, for what happens from one frame to the next
+FOLDED = 256  # frames, at least, that leave their facts together: in numpy, few at a time cost as much as many
 WINDOWS = 32  # of each node
 ANSWERS = 32  # of each node
 EVERY = 8  # once there are enough windows and answers, one in so many is kept
@@ -42,7 +43,11 @@ class _FramesOf:
         """Note the facts of those frames that did not leave theirs yet, and let go of all but the latest."""
         by_shape: dict[tuple[int, ...], list[Frame]] = {}
         for frame in self.latest[self.noted :]:
-            by_shape.setdefault(frame.values.shape, []).append(frame)
+            alike = by_shape.get(shape := frame.values.shape)
+            if alike is None:
+                by_shape[shape] = [frame]
+            else:
+                alike.append(frame)
         for shape, frames in by_shape.items():
             if shape not in self.facts and len(self.facts) < MOST_SHAPES:
                 self.facts[shape] = FrameFacts(frames[0].node_id)
@@ -114,7 +119,7 @@ class Samples:
 
     def note(self, frames: Iterable[Frame]) -> None:
         """Take note of frames that were not dropped: a message's at once."""
-        kept_of = self._frames
+        kept_of, count = self._frames, 0
         for frame in frames:
             key = frame.node_id, frame.transmitter
             kept = kept_of.get(key)
@@ -124,9 +129,11 @@ class Samples:
                 kept = kept_of[key] = _FramesOf()
             if frame.values.size <= LARGEST_FRAME:
                 kept.latest.append(frame)
-                self.frames_since += 1
-                if len(kept.latest) >= 2 * FRAMES:
-                    kept.fold()
+                count += 1
+        self.frames_since += count
+        for kept in kept_of.values():
+            if len(kept.latest) >= FOLDED + FRAMES:
+                kept.fold()
 
     def window(self, values: npt.NDArray[Any], node: int) -> None:
         """Take note of a window that came as such: its values as sent, whether or not they fit the model."""

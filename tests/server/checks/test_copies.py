@@ -79,6 +79,8 @@ def test_a_few_copies_in_a_row_are_not_yet_a_frozen_sender(amplitude, series_fro
     copied = amplitude.copy()
     copied[50 : 50 + FROZEN_RUN] = copied[50]
     assert codes(check_copies(series_from(copied))[0]) == [DUPLICATE_FRAMES]
+    copied[50 + FROZEN_RUN] = copied[50]
+    assert codes(check_copies(series_from(copied))[0]) == [FROZEN_SENDER]
 
 
 def test_silence_is_told_as_silence_and_not_as_a_frozen_sender(amplitude, series_from):

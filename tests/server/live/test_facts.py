@@ -65,6 +65,13 @@ def test_enough_frames_are_carried_for_a_step_between_two_blocks():
     assert CARRIED == 2 * SPAN - 1
 
 
+def test_a_drift_is_left_to_the_looks_at_tones(amplitude, declared):
+    """One loud frame has its block looked at; that the block drifts too is no step."""
+    drifting = amplitude * (10 ** (np.linspace(0, 8, len(amplitude)) / 20))[:, None]
+    drifting[70] *= 2
+    assert told(frames_of(drifting.astype(np.float32)), declared) == []
+
+
 def test_someone_who_changes_the_power_of_some_tones_makes_no_step(amplitude, declared):
     moved = amplitude.copy()
     moved[200:, 5:20] *= 3
