@@ -251,6 +251,13 @@ def test_a_logarithm_of_sums_over_no_axes_is_the_operand(make_case):
 NORMALISED = {
     "a quotient by the length": ([("ReduceL2", "x a", "n", {}), ("Max", "n least", "c", {}), ("Div", "x c", "o", {})],
                                  {**AXES, "least": np.float32(1e-12)}),
+    "a product with a reciprocal": (
+        [("Mul", "x x", "q", {}), ("ReduceMean", "q a", "v", {}), ("Add", "v least", "u", {}), ("Sqrt", "u", "n", {}),
+         ("Reciprocal", "n", "r", {}), ("Mul", "x r", "o", {})], {**AXES, "least": np.float32(1e-12)}),
+    "a reciprocal first": (
+        [("ReduceL1", "x a", "n", {}), ("Max", "n least", "c", {}), ("Reciprocal", "c", "r", {}),
+         ("Mul", "r x", "o", {})],
+        {**AXES, "least": np.float32(1e-12)}),
     "the layer's own operator": ([("LayerNormalization", "x s", "o", {"axis": 1, "epsilon": 1e-12})],
                                  {"s": np.ones(6, np.float32)}),
     "the root's own operator": ([("RMSNormalization", "x s", "o", {"axis": 1, "epsilon": 1e-12})],

@@ -26,7 +26,7 @@ from tonescope_server.marker import hookimpl
 
 _NOT_OF_ONE_ELEMENT = {"Neg", "PRelu"}
 _RESCALED = {**unary.RULES, **{k: v for k, v in activation.RULES.items() if not k.endswith("oftmax")}}
-_BILINEAR = ("Mul", "MatMul", "Gemm")
+_BILINEAR = ("MatMul", "Gemm")
 _COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
 _CROSSED = ("MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin")
 # Operators whose change no rule here splits exactly: refused rather than done wrongly.
@@ -50,6 +50,7 @@ DEEP_LIFT = STANDARD.without(*_REFUSED).override(
         "CastLike": steps.cast,
         "Max": extremes.extreme,
         "Min": extremes.extreme,
+        "Mul": arithmetic.product,
         "Div": arithmetic.division,
         "Pow": arithmetic.power,
         "Mod": arithmetic.modulo,

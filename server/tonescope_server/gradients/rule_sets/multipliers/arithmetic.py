@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from tonescope_server.gradients.context import Context
-from tonescope_server.gradients.rule_set import Cotangents
+from tonescope_server.gradients.rule_set import Cotangents, operator_name
 from tonescope_server.gradients.rule_sets.multipliers.differences import (
     average,
+    averaged,
     bounded,
     difference,
     mean_of,
@@ -32,6 +33,32 @@ def division(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir
         ctx.unbroadcast(ctx.op("Mul", g, by_x), x, result) if ctx.need(x) else None,
         ctx.unbroadcast(ctx.op("Mul", g, by_y), y, result) if ctx.need(y) else None,
     ]
+
+
+def product(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
+    """``Δ(xy) = Δx·ȳ + Δy·x̄``; with a Reciprocal, as exporters write a root mean square, as the quotient that it is."""
+    inverse = [i for i, v in enumerate(node.inputs) if _is_reciprocal(v)]
+    if not inverse:
+        return averaged(STANDARD.rules["Mul"])(ctx, node, cotangents)
+    g, result = required(cotangents[0]), node.outputs[0]
+    x, q = required(node.inputs[1 - inverse[0]]), required(node.inputs[inverse[0]])
+    made = q.producer()
+    assert made is not None  # the Reciprocal
+    below = required(made.inputs[0])
+    ends = below, ctx.reference(below)
+    by_x, by_below = quotient(ctx, ends, (result, ctx.reference(result)))
+    # The Reciprocal itself hands back −1/(y·y₀) of what it gets.
+    by_q = ctx.op("Neg", ctx.op("Mul", ctx.op("Mul", g, by_below), ctx.op("Mul", *ends)))
+    found = [
+        ctx.unbroadcast(ctx.op("Mul", g, by_x), x, result) if ctx.need(x) else None,
+        ctx.unbroadcast(by_q, q, result) if ctx.need(q) else None,
+    ]
+    return found if inverse[0] == 1 else found[::-1]
+
+
+def _is_reciprocal(value: ir.Value | None) -> bool:
+    node = None if value is None else value.producer()
+    return node is not None and operator_name(node) == "Reciprocal"
 
 
 def power(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
