@@ -12,10 +12,10 @@ An order is named only where something speaks for it, in nearly every window, an
 is at rest there is only noise, which no neighbours share: then nothing can be told.
 
 Measured on 7,824 sets of windows laid out rightly in either order, raw and z-scored by the tone or by the window, of
-simulated channels (smooth over tones, or in any order; with a gain that jumps; moving or at rest; 30 to 242 tones, 10 to
-50 frames) and of recordings by four receivers: the wrong order was named in none, no order in 26 % (2 % of amplitudes,
-38 % of z-scores). Of 1,304 sets that were z-scored by rows that are no tones, and so jump where those rows end, the wrong
-order was named in 2 %, and none in 64 %.
+simulated channels (smooth over tones, or in any order; with a gain that jumps; moving or at rest; 30 to 242 tones, 10
+to 50 frames) and of recordings by four receivers: the wrong order was named in none, no order in 26 % (2 % of
+amplitudes, 38 % of z-scores). Of 1,304 sets that were z-scored by rows that are no tones, and so jump where those rows
+end, the wrong order was named in 2 %, and none in 64 %.
 """
 
 from __future__ import annotations
