@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from tonescope_server.engine.access import Check, never
 from tonescope_server.engine.applicability import why_not
+from tonescope_server.engine.attribution import Attribution
 from tonescope_server.engine.jacobian import jacobian
 from tonescope_server.engine.null_sums import NullSums
 from tonescope_server.engine.plan import Plan, PlanCache
@@ -46,7 +47,7 @@ from tonescope_server.models.model import Model, TensorSpec
 from tonescope_server.models.store import ModelStore
 from tonescope_server.plugin.api import GraphMethod, Layer, Method, Parameters
 from tonescope_server.plugin.host import PluginHost
-from tonescope_server.types import Attribution, FloatArray, Prediction
+from tonescope_server.types import FloatArray, Prediction
 
 STORE_VARIABLE = "TONESCOPE_STORE"
 
@@ -338,6 +339,14 @@ class Explainer:
         # The same weights under another manifest may have another order of cells, which shapes the fold.
         return self._cache.get((self.model.digest, self.model.cells.key, self._threads, key, resolved.seed), make)
 
+    def described(
+        self, resolved: Resolved, describe: Callable[[Tape], object], *, keep: Sequence[str] = (), portable: bool = False
+    ) -> ir.Model:
+        """Return the graph that ``describe`` describes, not compiled; ``portable`` as for ``Tape``."""
+        tape = self._tape(resolved.seed, keep, portable=portable)
+        describe(tape)
+        return tape.finish()
+
     def scoring(self, resolved: Resolved) -> Plan:
         """Return the plan that computes the target without differentiating it."""
         return self.compiled(("score",), resolved, Tape.score)
@@ -471,11 +480,19 @@ class Explainer:
         session = Session(graph, threads=self._threads)
         return Plan(graph, session, tape.rule_set_used, dict(tape.settled), tuple(tape.warnings))
 
-    def _tape(self, seed: Seed, keep: Sequence[str] = ()) -> Tape:
+    def _tape(self, seed: Seed, keep: Sequence[str] = (), *, portable: bool = False) -> Tape:
         cells = self.model.cells
-        name, rules = self.model.input.name, self.host.rule_set
-        frames = cells.frame_of_cell
-        return Tape(self._graph, name, seed, rules, cells.tone_of_cell, cells.n_tones, frame_of_cell=frames, keep=keep)
+        return Tape(
+            self._graph,
+            self.model.input.name,
+            seed,
+            self.host.rule_set,
+            cells.tone_of_cell,
+            cells.n_tones,
+            frame_of_cell=cells.frame_of_cell,
+            keep=keep,
+            portable=portable,
+        )
 
 
 def _from_store(store: ModelStore, asked: str) -> Model:

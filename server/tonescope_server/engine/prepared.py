@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tonescope_server.csi.spectrum import tone_groups
 from tonescope_server.engine import null_sums
 from tonescope_server.engine.access import EVALUATIONS_PER_RUN, Access, Check, Spend, chunks, free, never
+from tonescope_server.engine.attribution import Attribution
 from tonescope_server.engine.baselines import manifest_baseline, named_baselines
 from tonescope_server.engine.plan import Plan
 from tonescope_server.engine.runs import Part, Results, joined, summed
@@ -30,7 +31,6 @@ from tonescope_server.plugin.api import (
     Windows,
 )
 from tonescope_server.types import (
-    Attribution,
     FloatArray,
     IntArray,
     Prediction,
@@ -103,6 +103,36 @@ class Prepared:
     def is_bounded(self) -> bool:
         """Whether a window costs what others cost, whatever it holds: a graph does, a plugin's own loop need not."""
         return isinstance(self.method, GraphMethod) and self.method.is_bounded(self._checked)
+
+    @property
+    def resolved(self) -> Resolved:
+        """The target, ready to run."""
+        return self._resolved
+
+    @property
+    def checked(self) -> Parameters:
+        """The parameters, as the method takes them."""
+        return self._checked
+
+    @property
+    def plan(self) -> Plan:
+        """What a graph method was compiled to.
+
+        Raises:
+            MethodNotApplicableError: the method is no graph.
+        """
+        if self._plan is None:
+            raise MethodNotApplicableError(f"method '{self.method.name}' is no graph")
+        return self._plan
+
+    @property
+    def standing_warnings(self) -> tuple[ResultWarning, ...]:
+        """What a user should know of every answer, whatever the windows hold."""
+        return self._standing
+
+    def windows(self, x: FloatArray) -> Windows:
+        """Return windows as the method is shown them."""
+        return self._windows(x, slice(0, len(x)))
 
     @property
     def uses_previous(self) -> bool:

@@ -16,9 +16,10 @@ from time import monotonic
 import numpy as np
 
 from tonescope_server.engine.access import Check, never
+from tonescope_server.engine.attribution import Attribution
 from tonescope_server.engine.prepared import Prepared
 from tonescope_server.errors import ParameterError, PluginError
-from tonescope_server.types import Attribution, FloatArray
+from tonescope_server.types import FloatArray
 
 CONFIDENCE = 0.95
 

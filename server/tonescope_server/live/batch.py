@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tonescope_server.engine.attribution import Attribution
 from tonescope_server.errors import DeadlineError, TonescopeError
 from tonescope_server.live.messages import Answer, Job
 from tonescope_server.live.previous import together
-from tonescope_server.types import Attribution
 
 MAX_BATCH = 32
 # A plan cheaper than this per window runs on the event loop: a thread would cost more than it saves.

@@ -10,8 +10,9 @@ from typing import Any
 import numpy.typing as npt
 
 from tonescope_server.checks import Finding
+from tonescope_server.engine.attribution import Attribution
 from tonescope_server.errors import TonescopeError
-from tonescope_server.types import Attribution, FloatArray, Target
+from tonescope_server.types import FloatArray, Target
 
 StatisticsKey = tuple[int | None, int | None]
 """Node, and tones of its frames as they come; None for any."""

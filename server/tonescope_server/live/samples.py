@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tonescope_server.csi.frames import Frame
+from tonescope_server.engine.attribution import Attribution
 from tonescope_server.live.facts import FrameFacts, Seen
-from tonescope_server.types import Attribution, FloatArray
+from tonescope_server.types import FloatArray
 
 FRAMES = 128  # of each node and transmitter: in a row, for what happens from one frame to the next
 FOLDED = 256  # frames, at least, that leave their facts together: in numpy, few at a time cost as much as many

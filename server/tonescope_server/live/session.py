@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+from tonescope_server.engine.attribution import Attribution
 from tonescope_server.errors import TonescopeError
 from tonescope_server.live.batch import Runner
 from tonescope_server.live.buffer import WindowBuffer
@@ -22,7 +23,6 @@ from tonescope_server.live.messages import Answer, Draining, Job, Notice, Summar
 from tonescope_server.live.previous import PreviousWindows
 from tonescope_server.live.progressive import ProgressiveTotals
 from tonescope_server.live.running import RunningMean
-from tonescope_server.types import Attribution
 
 # How long the reader may get ahead of a sender that does not wait for its answers.
 GATHER_S = 300e-6

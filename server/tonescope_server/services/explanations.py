@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tonescope.v1 import attribution_pb2, error_pb2, tensor_pb2
+from tonescope_server.engine.attribution import Attribution
 from tonescope_server.engine.prepared import Prepared
 from tonescope_server.errors import TonescopeError
 from tonescope_server.live.messages import Answer, Job, Running, Wanted
 from tonescope_server.models.model import Model
 from tonescope_server.services.convert import struct_of, tensor_of
 from tonescope_server.services.status import problem_of
-from tonescope_server.types import Attribution, FloatArray, Prediction, Target, TargetKind
+from tonescope_server.types import FloatArray, Prediction, Target, TargetKind
 
 _FLOAT32 = tensor_pb2.DATA_TYPE_FLOAT32
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
+from tonescope_server.engine.attribution import Attribution
 from tonescope_server.engine.explainer import Explainer, installed_plugins
 from tonescope_server.errors import (
     InvalidInputError,
@@ -22,7 +23,7 @@ from tonescope_server.errors import (
 from tonescope_server.models.model import Model
 from tonescope_server.plugin import GraphMethod, Method, Parameters, ProceduralMethod, Requirement
 from tonescope_server.testing.models import tiny_models, tiny_windows
-from tonescope_server.types import Attribution, FloatArray
+from tonescope_server.types import FloatArray
 
 # Sums in float32 come out differently by a few units in the last place when ONNX Runtime picks another kernel for
 # another batch size. Relative to the window's largest value that stays below the first of these; a difference of two

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tonescope_server.engine.attribution import Attribution
 from tonescope_server.engine.explainer import Explainer
 from tonescope_server.errors import DeadlineError, FrameError, ProtocolError, TonescopeError
 from tonescope_server.live import batch
@@ -27,7 +28,6 @@ from tonescope_server.live.messages import (
     Undecodable,
 )
 from tonescope_server.live.session import Drain, Session, Totals
-from tonescope_server.types import Attribution
 
 Make = Callable[..., Intake]
 
