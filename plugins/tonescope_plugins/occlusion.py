@@ -8,25 +8,36 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from tonescope_plugins import _parts, _spectrum
+from tonescope_plugins._masking import masked_losses
 from tonescope_server import plugin
-from tonescope_server.errors import ParameterError
-from tonescope_server.types import FloatArray, IntArray
+from tonescope_server.types import FloatArray
 
 
 class OcclusionParameters(plugin.Parameters):
     """Parameters of occlusion."""
 
-    along: Literal["tone", "band", "frame", "tone_frame"] | int = Field(
+    along: Literal["tone", "band", "frame", "tone_frame", "link", "component", "time_frequency"] | int = Field(
         "tone",
         description="What is hidden: each tone, each band of tones that are neighbours in frequency (within a training "
-        "field, null tones apart), each frame, each patch of tones by frames, or each slab along one axis of the input "
-        "(a number; axis 0 is the batch). Tones that are hidden together otherwise are neighbours in the tone table.",
+        "field, null tones apart), each frame, each patch of tones by frames, each antenna link, each component of a "
+        "complex value, each band of frequencies of the time axis (how fast values change), or each slab along one "
+        "axis of the input (a number; axis 0 is the batch). Tones that are hidden together otherwise are neighbours in "
+        "the tone table.",
     )
     size: int = Field(
-        1, ge=1, description="Tones, frames or slabs that are hidden together; of a band or patch, its tones."
+        1,
+        ge=1,
+        description="Tones, frames, frequencies or slabs that are hidden together; of a band or patch, its tones.",
     )
     stride: int = Field(1, ge=1, description="From one hidden part to the next; at most `size`.")
     patch_frames: int = Field(1, ge=1, description="Frames in a patch, where `along` is tone_frame.")
+    band_edges: list[float] | None = Field(
+        None,
+        description="Edges of the bands, in cycles per frame from 0 to 0.5, where `along` is time_frequency: each band "
+        "has its lower edge, and the last one both. Absent means bands of `size` frequencies of the window's "
+        "spectrum, by `stride`.",
+    )
     fill: Literal["baseline", "zero", "mean"] = Field(
         "baseline",
         description="What is put in its place: the manifest's baseline, zero, or the window's mean over the tone.",
@@ -37,29 +48,27 @@ class Occlusion(plugin.ProceduralMethod):
     """``f(x) − f(x with a part replaced)``; where parts overlap, a cell gets the average over the parts that cover it.
 
     A part's value is shared evenly among its cells, so that the sum over a tone's cells is the tone's own value when
-    tones are hidden one by one. ``units`` holds the value of every part, in order.
+    tones are hidden one by one. ``units`` holds the value of every part, in order. A band of the time axis has no cells
+    of its own: it is hidden in all tones at once, and its value is shared among
+    tones by the energy that they lose, evenly over frames.
 
     Source: Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks" (2014), section 4.2, and Ancona et
     al. (2018) for the difference of scores in place of probabilities.
     """
 
     name = "occlusion"
-    summary = "What the target loses when a tone, a band, a frame or a patch is hidden; needs predictions only."
+    summary = "What the target loses when a tone, band, frame, patch, link or frequency is hidden; predictions only."
     source = "Zeiler & Fergus 2014, arXiv:1311.2901"
     Parameters = OcclusionParameters
 
     def attribute(self, model: plugin.ModelAccess, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
         """Hide each part in turn, all windows at once."""
-        batch = len(windows.x)
-        flat = windows.x.reshape(batch, -1)
         fill = _fill(windows, parameters.fill)
+        if parameters.along == "time_frequency":
+            bands = _spectrum.bands(windows, parameters.size, parameters.stride, parameters.band_edges)
+            return _spectrum.occluded(model, windows, bands, fill)
         masks = parts(windows, parameters)
-        everyone: IntArray = np.arange(batch, dtype=np.int64)
-        intact = model.score(windows.x, everyone)
-        values = np.empty((batch, len(masks)), np.float32)
-        for i, mask in enumerate(masks):
-            hidden = np.where(mask, fill, flat).reshape(windows.x.shape)
-            values[:, i] = intact - model.score(hidden, everyone)
+        values = masked_losses(model, windows, masks, fill)
         sizes = np.maximum(masks.sum(axis=1), 1)
         covered = np.maximum(masks.sum(axis=0), 1)
         shares: npt.NDArray[np.float64] = masks / sizes[:, None] / covered[None, :]
@@ -68,85 +77,48 @@ class Occlusion(plugin.ProceduralMethod):
 
     def evaluations(self, windows: plugin.Windows, parameters: Any) -> int:
         """Count the parts, and the intact window."""
-        return len(parts(windows, parameters)) + 1
+        if parameters.along == "time_frequency":
+            count = len(_spectrum.bands(windows, parameters.size, parameters.stride, parameters.band_edges))
+        else:
+            count = len(parts(windows, parameters))
+        return count + 1
 
 
-def parts(windows: plugin.Windows, parameters: OcclusionParameters) -> npt.NDArray[np.bool_]:
+def parts(windows: plugin.Windows, parameters: OcclusionParameters) -> _parts.Masks:
     """Return which cells each part hides, ``(parts, cells)``.
 
     Raises:
         ParameterError: a size that there is not, or a stride that leaves something which is never hidden.
     """
-    masks = _parts(windows, parameters)
+    masks = _masks(windows, parameters)
     never = ~masks.any(axis=0)
     if never.any():
         where, what = windows.tone_of_cell, "tones"
         if parameters.along == "frame":
             where, what = windows.frame_of_cell, "frames"
         elif isinstance(parameters.along, int):
-            where, what = _along(windows, parameters.along), "slabs"
-        left = np.unique(where[never]).tolist()
-        shown = f"{', '.join(map(str, left[:8]))}{', …' if len(left) > 8 else ''}"
-        raise ParameterError(
-            f"parameter 'stride': expected at most the size, {parameters.size}, got {parameters.stride}: "
-            f"{what} {shown} would never be hidden"
-        )
+            where, what = _parts.row_of_cell(windows, parameters.along, "along"), "slabs"
+        _parts.refuse_stride(parameters.size, parameters.stride, where[never], what)
     return masks
 
 
-def _along(windows: plugin.Windows, axis: int) -> IntArray:
-    """Return the place of every cell along one axis of the input."""
-    shape = windows.x.shape[1:]
-    places = np.arange(shape[axis - 1]).reshape([-1 if a == axis - 1 else 1 for a in range(len(shape))])
-    return np.broadcast_to(places, shape).ravel()
-
-
-def _parts(windows: plugin.Windows, parameters: OcclusionParameters) -> npt.NDArray[np.bool_]:
-    shape = windows.x.shape[1:]
-    if isinstance(parameters.along, int):
-        if not 1 <= parameters.along <= len(shape):
-            raise ParameterError(f"parameter 'along': expected an axis from 1 to {len(shape)}, got {parameters.along}")
-        return _slabs(_along(windows, parameters.along), parameters.size, parameters.stride)
-    if parameters.along == "band":
-        return _bands(windows, parameters.size, parameters.stride)
-    tones = _slabs(windows.tone_of_cell, parameters.size, parameters.stride, windows.n_tones)
-    if parameters.along == "tone":
+def _masks(windows: plugin.Windows, parameters: OcclusionParameters) -> _parts.Masks:
+    along, size, stride = parameters.along, parameters.size, parameters.stride
+    if isinstance(along, int):
+        return _parts.of_axis(windows, along, size, stride)
+    if along == "band":
+        return _parts.of_bands(windows, size, stride)
+    if along == "frame":
+        return _parts.of_frames(windows, size, stride)
+    if along == "link":
+        return _parts.of_links(windows)
+    if along == "component":
+        return _parts.of_components(windows)
+    tones = _parts.of_tones(windows, size, stride)
+    if along == "tone":
         return tones
-    if parameters.along == "frame":
-        return _slabs(windows.frame_of_cell, parameters.size, parameters.stride)
-    frames = _slabs(windows.frame_of_cell, parameters.patch_frames, parameters.patch_frames, name="patch_frames")
+    frames = _parts.of_frames(windows, parameters.patch_frames, parameters.patch_frames, name="patch_frames")
     return (tones[:, None, :] & frames[None, :, :]).reshape(-1, tones.shape[1])
-
-
-def _bands(windows: plugin.Windows, size: int, stride: int) -> npt.NDArray[np.bool_]:
-    """Return which cells each band hides: group after group, and in each in the order of the spectrum.
-
-    A group that is smaller than a band (the null tones, mostly) is hidden as a whole.
-    """
-    largest = max(len(group) for group in windows.tone_groups)
-    if size > largest:
-        raise ParameterError(f"parameter 'size': expected at most {largest}, got {size}")
-    bands = []
-    for group in windows.tone_groups:
-        place = np.full(windows.n_tones, -1, np.int64)  # of each tone in the group
-        place[group] = np.arange(len(group))
-        bands.append(_slabs(place[windows.tone_of_cell], min(size, len(group)), stride, len(group)))
-    return np.concatenate(bands)
-
-
-def _slabs(
-    index: IntArray, size: int, stride: int, count: int | None = None, *, name: str = "size"
-) -> npt.NDArray[np.bool_]:
-    """Return, per slab of ``size`` neighbouring indices, which cells have one of them.
-
-    The last slab is cut short where the indices end, so that none of them goes without for lying at the end.
-    """
-    total = int(index.max()) + 1 if count is None else count
-    if size > total:
-        raise ParameterError(f"parameter '{name}': expected at most {total}, got {size}")
-    starts = np.arange(0, min(total - size + stride, total), stride)
-    slabs: npt.NDArray[np.bool_] = (index[None] >= starts[:, None]) & (index[None] < starts[:, None] + size)
-    return slabs
 
 
 def _fill(windows: plugin.Windows, kind: str) -> FloatArray:
