@@ -53,6 +53,10 @@ def _rollout(e: Explainer, x: Any, p: dict[str, Any], class_token: bool | None) 
     return e.explain(x, "attention_rollout", layers=p.get("attention_outputs"), class_token=class_token).maps
 
 
+def _shapley(e: Explainer, method: str, x: Any, target: Any, p: dict[str, Any]) -> Any:
+    return e.explain(x, method, target, players=p["groups"], axis=p["axis"], baseline=p["baseline"]).units
+
+
 CALLS = {
     "forward": _forward,
     "activation": lambda e, x, t, p: e.activation(x, p["tensor"]),
@@ -77,6 +81,8 @@ CALLS = {
     "attention_rollout_cls": lambda e, x, t, p: _rollout(e, x, p, True)["tokens"],
     "attention_rollout_mean": lambda e, x, t, p: _rollout(e, x, p, False)["tokens"],
     "occlusion_rows": lambda e, x, t, p: e.explain(x, "occlusion", t, along=p["axis"], fill="baseline").units,
+    "shapley_exact": lambda e, x, t, p: _shapley(e, "shapley_exact", x, t, p),
+    "kernelshap": lambda e, x, t, p: _shapley(e, "kernel_shap", x, t, p),
     "r5_saliency_analytic": lambda e, x, t, p: e.explain(x, "subcarrier_saliency", t).tones.mean(axis=0),
 }
 

@@ -29,7 +29,7 @@ OFFERED = {
     "forward", "activation", "score", "gradient", "saliency", "input_x_gradient", "integrated_gradients",
     "integrated_gradients_delta", "guided_backprop", "deconvolution", "deeplift", "deeplift_delta", "lrp_epsilon",
     "occlusion_rows", "r5_saliency_analytic", "smoothgrad", "vargrad", "gradcam", "gradcam_pp", "attention_rollout",
-    "attention_rollout_cls",
+    "attention_rollout_cls", "shapley_exact", "kernelshap",
 }  # fmt: skip
 
 
