@@ -29,7 +29,7 @@ def uncounted(found: Activity) -> Iterator[ir.Node]:
     """Yield the nodes on the way whose change cannot be followed: integers that choose, or that are divided."""
     for node in found.nodes:
         asked = [i for i in _not_floats(node) if node.inputs[i] in found.needed]
-        able = {*_numbers(node), *([0] if node.op_type == "Where" else [])}
+        able = {*_numbers(node), *([0] if node.op_type in ("Where", "If") else [])}  # their conditions
         if (asked and operator_name(node) in _TRUNCATING) or not able.issuperset(asked):
             yield node
 

@@ -135,7 +135,7 @@ def test_what_is_rounded_elsewhere_than_in_the_graph_itself_is_an_estimate_too(m
     onnx.save(model, tmp_path / "rounded.onnx")
     result = Explainer.load(tmp_path / "rounded.onnx").explain(random(2, 3, 4), "saliency", target=1)
     assert np.abs(result.cells).max() > 0
-    assert [w.code for w in result.warnings] == ["STRAIGHT_THROUGH"]
+    assert "STRAIGHT_THROUGH" in [w.code for w in result.warnings]
 
 
 @pytest.mark.parametrize("kind", ["INT32", "FLOAT16", "DOUBLE"])
