@@ -107,6 +107,22 @@ def test_a_stream_with_a_fault_is_told_that_fault_once_for_each_node(checked, de
         assert counted == {fault: len(found)}
 
 
+def test_attribution_on_null_tones_is_a_fault_of_each_answer_and_counted_once_for_each_node(checked, declared):
+    patient = opening(options(MODEL), overload_policy=live_pb2.OVERLOAD_POLICY_BACK_PRESSURE)
+    responses = live(checked, patient, *requests_of(FAULTS["TONES_ROLLED"](1, declared)))
+    carried = [
+        (explanation.node_id, warning.severity)
+        for batch in of_kind(responses, "explanations")
+        for explanation in batch.explanations
+        for warning in explanation.warnings
+        if warning.code == "NULL_TONE_SHARE"
+    ]
+    assert len(carried) > 2
+    assert {severity for _, severity in carried} == {error_pb2.SEVERITY_FAULT}
+    (summary,) = of_kind(responses, "summary")
+    assert summary.findings["NULL_TONE_SHARE"] == len({node for node, _ in carried})
+
+
 def test_a_fault_is_told_while_the_stream_goes_on(checked, declared):
     """After 64 frames of each of two nodes, and not at the end."""
     stream = FAULTS["TONES_ROLLED"](1, declared)
