@@ -107,7 +107,8 @@ class Tape:
 
     def feed(self, name: str, shape: Sequence[int | str]) -> ir.Value:
         """Add a run-time input of the windows' element type; a name stands for a size known at run time only."""
-        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(self._dtype))
+        sizes = [None if isinstance(d, int) and d < 0 else d for d in shape]  # no checker takes −1 for a size
+        value = ir.Value(name=name, shape=ir.Shape(sizes), type=ir.TensorType(self._dtype))
         self._graph.inputs.append(value)
         return value
 
