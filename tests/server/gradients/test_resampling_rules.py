@@ -105,7 +105,7 @@ def test_an_input_that_is_resized_at_once_has_a_path(make_case, tmp_path):
     nodes += [node("Flatten", "mean", "y")]
     onnx.save(make_case(nodes, (2, 4, 5), INTS, dtype=TensorProto.FLOAT), tmp_path / "m.onnx")
     explainer, x = Explainer.load(tmp_path / "m.onnx"), random(3, 2, 4, 5).astype(np.float32)
-    assert set(explainer.applicability().values()) == {""}
+    assert explainer.applicability()["integrated_gradients"] == ""
     found = explainer.explain(x, "integrated_gradients", 1)
     # The gradient of a square is linear along the path: the half of it is right wherever it is integrated.
     np.testing.assert_allclose(found.cells, x * explainer.gradient(x, 1) / 2, rtol=1e-4, atol=1e-6)
