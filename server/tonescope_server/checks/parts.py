@@ -44,7 +44,7 @@ def check_parts(cells: npt.NDArray[np.float32], declared: Declared, check: Check
     planes = amplitudes(cells, declared.cells, declared.cells.cell_order)
     by_link = [check(plane, plain) for plane in planes]
     if any(finding.code in _OF_THE_ORDER for found in by_link for finding in found):
-        fitting = _fitting(cells, declared.cells)
+        fitting = fitting_orders(cells, declared.cells)
         if fitting:
             return [_other_order(fitting, declared.cells)]
     return _told_once(by_link, declared.cells.links)
@@ -76,7 +76,7 @@ def like_declared(declared: CellMap) -> list[str]:
     return [order for order in _other_orders(declared) if np.array_equal(_null_cells(declared, order), null)]
 
 
-def _fitting(cells: npt.NDArray[np.float32], declared: CellMap) -> list[str]:
+def fitting_orders(cells: npt.NDArray[np.float32], declared: CellMap) -> list[str]:
     """List the orders under which what never carries signal are the null tones, in every link."""
     if not declared.table.knows_nulls or len(cells) < layout.FEWEST_WINDOWS:
         return []

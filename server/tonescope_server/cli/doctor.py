@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tonescope_server.checks import Severity
+from tonescope_server.checks.frames import MIXED_TRAINING_FIELDS
 from tonescope_server.cli.console import out, progress, remark, say, write_json
 from tonescope_server.cli.doctor_json import as_json
 from tonescope_server.cli.local import load
@@ -27,7 +28,7 @@ from tonescope_server.cli.options import (
 from tonescope_server.cli.usage import only
 from tonescope_server.reports.arrays import ARRAYS
 from tonescope_server.reports.dataset import Kind, read_dataset
-from tonescope_server.reports.doctor import MANIFEST_GUESSED, Entry, Report, examine
+from tonescope_server.reports.doctor import MANIFEST_GUESSED, NOT_CHECKED, Entry, Report, examine
 from tonescope_server.reports.readings import Tried
 
 EXIT_CODES = {Severity.NOTE: 0, Severity.WARNING: 3, Severity.FAULT: 4}
@@ -126,7 +127,8 @@ def verdict(report: Report) -> str:
     counts = [(report.count(severity), severity.value) for severity in (Severity.FAULT, Severity.WARNING)]
     found = ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for n, name in counts if n)
     if not found:
-        return f"{report.data.name}: nothing wrong was found"
+        left_out = any(entry.finding.code == NOT_CHECKED for entry in report.entries)
+        return f"{report.data.name}: nothing wrong was found{' in what could be checked' if left_out else ''}"
     act = "change what is said above and run this again" if report.worst is Severity.FAULT else "see above"
     return f"{report.data.name}: {found}; {act}"
 
@@ -160,7 +162,10 @@ def _show_readings(report: Report) -> None:
     table = Table(box=None, pad_edge=False)
     for number, name in enumerate(_COLUMNS):
         width = None if name == "layout" else max(len(name), 6 if number else len("tone_frame"))
-        table.add_column(name, justify="left" if number < 2 else "right", no_wrap=True, min_width=width)
+        # Long names of layouts are folded, lest the figures run out of a narrow terminal.
+        table.add_column(
+            name, justify="left" if number < 2 else "right", no_wrap=name != "layout", min_width=width, overflow="fold"
+        )
     for cells, tried in rows:
         table.add_row(*cells, style="bold" if tried is report.best else None)
     out.print()
@@ -172,12 +177,24 @@ def _show_readings(report: Report) -> None:
 def _footnote(report: Report) -> str:
     best = report.best
     if best is None:
-        return "no reading fits the zeros, or there are too few windows to tell"
+        return _no_best(report)
     said = f"the zeros fit {_named(best)}" + (", as declared" if best.is_declared else ", not what is declared")
     if report.data.kind is Kind.RECORDING:
         return f"{said}; frames are laid out here, so that they fit in either order: see the gradient and the weights"
     others = [_named(tried) for tried in report.trial.fitting if tried is not best] if report.trial is not None else []
     return said + (f"; so do {', '.join(others)}" if others else "")
+
+
+def _no_best(report: Report) -> str:
+    """Say why no reading is the one to go by."""
+    trial = report.trial
+    if any(entry.finding.code == MIXED_TRAINING_FIELDS for entry in report.entries):
+        return "two training fields are mixed: each has zeros of its own, and the zeros of both together say nothing"
+    if trial is not None and any(tried.fits_zeros is None for tried in trial.tried):
+        return f"{len(report.windows)} windows are too few to tell which reading the zeros fit"
+    if not report.model.table.knows_nulls:
+        return f'"{report.model.table.id}" has no null tone: none of these layouts is what the rows hold'
+    return "no reading fits the zeros"
 
 
 def _rows(report: Report) -> list[tuple[list[str], Tried]]:

@@ -14,18 +14,22 @@ import numpy as np
 
 from tonescope_server.checks import Finding, Severity
 from tonescope_server.checks.attribution import NULL_TONE_SHARE, check_null_share
-from tonescope_server.checks.predictions import check_confidence
+from tonescope_server.checks.frames import MIXED_TRAINING_FIELDS
+from tonescope_server.checks.normalisation import WRONG_NORMALISATION
+from tonescope_server.checks.parts import fitting_orders
 from tonescope_server.checks.results import Answers, check_answers
 from tonescope_server.checks.weights import FEWEST_ROWS, NULL_ROWS_TRAINED, RowWeights, check_weights, row_weights
 from tonescope_server.csi.cells import FEATURE
 from tonescope_server.engine.explainer import Explainer
 from tonescope_server.errors import UnsupportedOperatorError
 from tonescope_server.models.model import Model
-from tonescope_server.reports.advice import LAYOUT_UNKNOWN, NORMALISATION_UNKNOWN, ORDER_DOUBTED, advise
-from tonescope_server.reports.dataset import Dataset, Windows, cut_windows
-from tonescope_server.reports.findings import check_data
+from tonescope_server.reports.advice import LAYOUT_UNKNOWN, NORMALISATION_UNKNOWN, ORDER_DOUBTED, Known, advise
+from tonescope_server.reports.consequences import NO_WINDOWS, OF_THE_LAYOUT, with_consequences
+from tonescope_server.reports.coverage import NOT_CHECKED, check_coverage, unexplained
+from tonescope_server.reports.dataset import Dataset, Kind, Windows, cut_windows
+from tonescope_server.reports.findings import check_data, on_confidence
+from tonescope_server.reports.mending import mend, share_in_order, share_of
 from tonescope_server.reports.readings import (
-    FEWEST_WINDOWS,
     MOST_SHARE,
     Explained,
     Trial,
@@ -33,11 +37,10 @@ from tonescope_server.reports.readings import (
     null_share,
     try_readings,
 )
-from tonescope_server.reports.tones.resampling import block_length
 from tonescope_server.types import Prediction
 
-NO_WINDOWS = "NO_WINDOWS"
-NOT_CHECKED = "NOT_CHECKED"
+__all__ = ["MANIFEST_GUESSED", "NOT_CHECKED", "NO_WINDOWS", "Area", "Entry", "Report", "examine"]
+
 MANIFEST_GUESSED = "MANIFEST_GUESSED"
 
 METHOD = "input_x_gradient"
@@ -82,6 +85,7 @@ class Report:
         trial: the readings that were tried; None where nothing could be explained.
         weights: of the first layer, by tone; None where it has none for each.
         prediction: what the model said of the windows; None where there are none.
+        hop: frames from one window of a recording to the next.
     """
 
     model: Model
@@ -91,6 +95,7 @@ class Report:
     trial: Trial | None
     weights: RowWeights | None
     prediction: Prediction | None
+    hop: int
 
     @property
     def worst(self) -> Severity:
@@ -100,7 +105,7 @@ class Report:
     @property
     def best(self) -> Tried | None:
         """The reading to go by; None where none fits."""
-        return None if self.trial is None else self.trial.best
+        return _best(self.trial, [entry.finding for entry in self.entries])
 
     def as_declared_best(self) -> Explained | None:
         """Return what the model makes of the windows were the best reading declared."""
@@ -132,48 +137,76 @@ def examine(explainer: Explainer, data: Dataset, normalise: str = "", hop: int =
     if data.cells is not None:  # the windows of all nodes were looked at as one
         on_data = [replace(finding, node_id=None) for finding in on_data]
     on_weights = check_weights(model)
-    weights = row_weights(model)
-    found = [(Area.DATA, f) for f in on_data] + [(Area.WEIGHTS, f) for f in on_weights]
+    others = [(Area.WEIGHTS, f) for f in on_weights]
     trial: Trial | None = None
     prediction: Prediction | None = None
     if len(windows):
         trial, why_not = _try(explainer, data, normalise, hop)
-        found += [(Area.ATTRIBUTION, f) for f in (why_not or _check_attribution(trial, model))]
+        on_attribution = why_not or _check_attribution(trial, _best(trial, on_data), model)
+        others += [(Area.ATTRIBUTION, f) for f in on_attribution]
         prediction = explainer.predict(windows.cells)
         sound = not any(f.severity is Severity.FAULT for f in on_data)
-        found += [(Area.PREDICTIONS, f) for f in _check_predictions(prediction, windows, trial, model, sound)]
-        found += [(Area.NORMALISATION, f) for f in _check_normalisation(explainer, data, prediction, normalise, hop)]
-    found += [(Area.DATA, f) for f in _check_amount(data, windows, model)]
-    found += [(Area.MANIFEST, f) for f in _guesses(model, normalise)]
-    best = trial.best.reading if trial is not None and trial.best is not None else None
-    agree = _weights_agree(on_weights, weights, model)
+        others += [(Area.PREDICTIONS, f) for f in _check_predictions(prediction, windows, trial, model, sound)]
+        others += [(Area.NORMALISATION, f) for f in _check_normalisation(explainer, data, prediction, normalise, hop)]
+    others += [(Area.DATA, f) for f in check_coverage(data, windows, model)]
+    others += [(Area.MANIFEST, f) for f in _guesses(model, normalise)]
+    on_data, others = with_consequences(on_data, others)
+    weights = row_weights(model)
+    known = _known(explainer, data, normalise, hop, trial, on_data, _weights_agree(on_weights, weights, model))
     entries = []
-    for area, finding in found:
-        sharper, lines = advise(finding, model, best, agree)
+    for area, finding in [*((Area.DATA, f) for f in on_data), *others]:
+        sharper, lines = advise(finding, model, known)
         entries.append(Entry(area, sharper, lines))
     ranked = sorted(entries, key=lambda entry: list(Severity).index(entry.finding.severity))
-    return Report(model, data, windows, tuple(ranked), trial, weights, prediction)
+    used = hop or model.manifest.window.hop or model.cells.n_frames
+    return Report(model, data, windows, tuple(ranked), trial, weights, prediction, used)
 
 
-# -- data ----------------------------------------------------------------------------------------------------------
+def _best(trial: Trial | None, found: Sequence[Finding]) -> Tried | None:
+    """Return the reading to go by; of two training fields in turn, each has its own, and the zeros of both a third."""
+    mixed = any(finding.code == MIXED_TRAINING_FIELDS for finding in found)
+    return None if trial is None or mixed else trial.best
 
 
-def _check_amount(data: Dataset, windows: Windows, model: Model) -> list[Finding]:
-    """Say what could not be checked for want of data, lest its absence be taken for health."""
-    cells = model.cells
-    if not len(windows):
-        skipped = data.skipped + windows.skipped
-        counts = ", ".join(f"{n} {kind}" for kind, n in sorted(skipped.items())) or "none"
-        message = (
-            f"{len(data.frames)} frames make not one window of {cells.n_frames} frames of {cells.n_tones} tones "
-            f"(skipped: {counts}): attribution and predictions were not checked"
-        )
-        remedy = "record for longer; or see to the lengths and the sequence numbers of the frames"
-        return [Finding(NO_WINDOWS, Severity.FAULT, message, remedy, {"frames": float(len(data.frames))})]
-    if len(windows) < FEWEST_WINDOWS and data.cells is not None:
-        message = f"{len(windows)} windows are too few to tell which cells never carry signal: layout not checked"
-        return [Finding(NOT_CHECKED, Severity.NOTE, message, f"give {FEWEST_WINDOWS} windows or more")]
-    return []
+def _known(
+    explainer: Explainer,
+    data: Dataset,
+    normalise: str,
+    hop: int,
+    trial: Trial | None,
+    on_data: Sequence[Finding],
+    weights_agree: bool | None,
+) -> Known:
+    """Find out what remedies need: each is tried, where what was found may call for it."""
+    codes, best = {finding.code for finding in on_data}, _best(trial, on_data)
+    tells = trial is not None and best is not None and not best.is_declared
+    of_layout = bool(codes & set(OF_THE_LAYOUT))
+    helps = WRONG_NORMALISATION in codes and _own_statistics_help(explainer, data, normalise, hop)
+    return Known(
+        best.reading if best is not None and (of_layout or best.is_sensible) else None,
+        weights_agree,
+        mend(explainer, data, normalise, hop, best) if tells and of_layout and best is not None else None,
+        helps,
+        data.cells is not None,
+        _order_of_parts(explainer, data, normalise, hop) if of_layout and explainer.model.cells.has_parts else "",
+    )
+
+
+def _own_statistics_help(explainer: Explainer, data: Dataset, normalise: str, hop: int) -> bool:
+    """Say whether nothing is wrong once the data is z-scored by its own statistics; windows are taken as they are."""
+    if normalise or data.kind is Kind.WINDOWS:
+        return False
+    still = {finding.code for finding in check_data(data, explainer.model, "recording")}
+    share = share_of(explainer, data, "recording", hop)
+    return WRONG_NORMALISATION not in still and (share is None or share <= MOST_SHARE)
+
+
+def _order_of_parts(explainer: Explainer, data: Dataset, normalise: str, hop: int) -> str:
+    if data.cells is None:
+        return ""
+    orders = fitting_orders(data.cells, explainer.model.cells)
+    shares = ((order, share_in_order(explainer, data, normalise, hop, order)) for order in orders)
+    return next((order for order, share in shares if share is not None and share <= MOST_SHARE), "")
 
 
 # -- attribution ---------------------------------------------------------------------------------------------------
@@ -183,35 +216,24 @@ def _try(explainer: Explainer, data: Dataset, normalise: str, hop: int) -> tuple
     try:
         return try_readings(explainer, data, normalise, hop), []
     except UnsupportedOperatorError as error:
-        said = str(error).split(";")[0]
-        return None, [Finding(NOT_CHECKED, Severity.NOTE, f"{said}: attribution was not checked", "")]
+        return None, [unexplained(str(error).split(";")[0])]
 
 
-def _check_attribution(trial: Trial | None, model: Model) -> list[Finding]:
+def _check_attribution(trial: Trial | None, best: Tried | None, model: Model) -> list[Finding]:
     if trial is None:
         return []
-    declared, best = trial.declared, trial.best
+    declared = trial.declared
     if model.cells.has_parts:
-        return _of_parts(trial, model)
-    if declared is None:  # engineered features are no tones: nothing is missing
-        return [] if model.cells.cell_order == FEATURE else [_layout_unknown(trial, model)]
+        attribution = trial.now.attribution.reshape(-1, *model.cells.shape)
+        return check_null_share(model.cells.fold(attribution), attribution, model.cells)
+    if declared is None:  # engineered features are no tones, and of a layout without nulls nothing is missing
+        unknown = model.cells.cell_order != FEATURE and model.table.is_unknown
+        return [_layout_unknown(trial, model)] if unknown else []
     physical = best or declared
     shares = [tried.share_now or 0.0 for tried in (declared, physical)]
     if max(shares) > MOST_SHARE:
         return [_on_nulls(trial, declared, physical)]
     return _order_doubted(trial, declared)
-
-
-def _of_parts(trial: Trial, model: Model) -> list[Finding]:
-    """Check the attribution of windows of components or links as declared, and say that no other order was tried."""
-    cells = model.cells
-    attribution = trial.now.attribution.reshape(-1, *cells.shape)
-    message = "windows hold components or links: other cell orders and layouts were not tried"
-    remedy = f'see that input.cell_order = "{cells.cell_order}" is how the training windows lay'
-    return [
-        *check_null_share(cells.fold(attribution), attribution, cells),
-        Finding(NOT_CHECKED, Severity.NOTE, message, remedy),
-    ]
 
 
 def _on_nulls(trial: Trial, declared: Tried, physical: Tried) -> Finding:
@@ -235,13 +257,8 @@ def _on_nulls(trial: Trial, declared: Tried, physical: Tried) -> Finding:
         remedy = "see to input.cell_order, tones.layout and normalisation: no reading is known to fit the zeros"
     elif physical is declared:
         remedy = "null rows hold values although their tones carry no signal: normalise tone by tone, once"
-    elif physical.is_sensible:
-        remedy = f"with the right reading declared it is {physical.share_if_declared:.1%}"
     else:
-        remedy = (
-            f"with the right reading declared it is still {physical.share_if_declared:.1%}: the windows were "
-            "normalised row by row in the wrong order; normalise the raw amplitudes anew"
-        )
+        remedy = f"with the reading that fits declared, it is {physical.share_if_declared:.1%}"
     return Finding(NULL_TONE_SHARE, Severity.FAULT, message, remedy, figures)
 
 
@@ -294,10 +311,7 @@ def _check_predictions(
     found = [f for f in check_answers(answers, model.manifest, model.cells, sound=sound) if f.code != NULL_TONE_SHARE]
     if windows.labels is None or prediction.class_index is None or prediction.probabilities is None:
         return found
-    confidence, right = prediction.probabilities.max(axis=1), prediction.class_index == windows.labels
-    # Windows that share frames, or follow each other closely, are right and wrong together.
-    every = block_length((right - confidence)[:, None])
-    return found + check_confidence(confidence, right, every=every)
+    return found + on_confidence(prediction.probabilities.max(axis=1), prediction.class_index == windows.labels)
 
 
 def _check_normalisation(

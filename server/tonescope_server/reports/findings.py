@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
+
 from tonescope_server.checks import Declared, Finding, series_of
 from tonescope_server.checks.data import check_recording, check_windows
+from tonescope_server.checks.predictions import check_confidence
 from tonescope_server.checks.results import Answers, check_answers
 from tonescope_server.models.model import Model
 from tonescope_server.reports.dataset import Dataset, Kind, frame_lengths
+from tonescope_server.reports.tones.resampling import block_length
+from tonescope_server.types import BoolArray
 
 
 def check_data(data: Dataset, model: Model, normalise: str = "") -> list[Finding]:
@@ -34,3 +40,17 @@ def check_data(data: Dataset, model: Model, normalise: str = "") -> list[Finding
 def with_answers(on_data: Sequence[Finding], answers: Answers, model: Model) -> list[Finding]:
     """Add what the checks say of answers; attributions are judged where the data is sound."""
     return [*on_data, *check_answers(answers, model.manifest, model.cells, sound=not on_data)]
+
+
+def on_confidence(confidence: npt.NDArray[np.floating], right: BoolArray, *, overlap: int = 1) -> list[Finding]:
+    """Compare confidence with correctness, over windows that follow each other.
+
+    Windows that share frames, or follow each other closely, are right and wrong together: only one of as many counts.
+
+    Args:
+        confidence: probability of the predicted class, ``[n_windows]``, in order of time.
+        right: whether the prediction is the label.
+        overlap: how many consecutive windows share frames; 1 where none do, or nobody knows.
+    """
+    every = max(block_length((right - np.asarray(confidence, np.float64))[:, None]), overlap)
+    return check_confidence(confidence, right, every=every)

@@ -19,6 +19,7 @@ from tonescope_server.types import IntArray
 Float64Array = npt.NDArray[np.float64]
 FEWEST_FOR_BLOCKS = 8
 DRAWS_AT_ONCE = 256
+DRAWS_OF_ERROR = 1000
 MOST_PERSISTENT = 0.95  # an autoregression's coefficient: above it, a mean over a recording says nothing
 
 
@@ -100,6 +101,29 @@ def resample_windows(values: Float64Array, sources: Sources, draws: int, rng: np
             widened = math.sqrt(n / (n - block) * _cut_off(by_node, block / len(by_node)))
             total += widened * _block_sums(residuals, block, draws, rng)
     return Resampled(values.mean(axis=0) + total / len(values), tuple(blocks))
+
+
+def error_of_mean(values: Float64Array, nodes: IntArray, overlap: int = 1) -> Float64Array | None:
+    """Return the standard error of the mean over the windows of one recording, for each column; None for one window.
+
+    Shapes:
+        values: ``[n, columns]``, in order of time; nodes: ``[n]``.
+
+    Args:
+        values: of each window.
+        nodes: whose it is.
+        overlap: how many consecutive windows share frames; 1 where none do, or nobody knows.
+    """
+    if len(values) < 2:
+        return None
+    sources = Sources(np.zeros(len(values), np.int64), nodes, (overlap,))
+    drawn = resample_windows(values, sources, DRAWS_OF_ERROR, np.random.Generator(np.random.Philox(key=1)))
+    return drawn.standard_error
+
+
+def overlap_of(frames: int, hop: int, nodes: IntArray) -> int:
+    """Return how many consecutive windows of a recording share frames, where its nodes take turns."""
+    return math.ceil(frames / (hop or frames)) * len(np.unique(nodes))
 
 
 def resample_recordings(values: Float64Array, sources: Sources, draws: int, rng: np.random.Generator) -> Resampled:
