@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
 from tonescope_server import plugin
@@ -96,12 +95,12 @@ class ClassActivation(plugin.GraphMethod):
     def finish(self, totals: plugin.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
         """Show the map beside the cells, and say of which windows it is blank."""
         cam = totals["cam"]
-        blank = np.flatnonzero(~cam.any(axis=tuple(range(1, cam.ndim))))
+        blank = plugin.windows_where(~cam.any(axis=tuple(range(1, cam.ndim))))
         return plugin.Estimate(
             totals["cells"],
             totals["tones"],
             maps={"cam": cam},
-            warnings=tuple(ResultWarning("BLANK_MAP", BLANK, window) for window in blank.tolist()),
+            warnings=tuple(ResultWarning("BLANK_MAP", BLANK, window) for window in blank),
         )
 
 

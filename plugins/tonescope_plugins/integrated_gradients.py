@@ -146,13 +146,13 @@ class IntegratedGradients(plugin.GraphMethod):
         if parameters.rule not in FEWEST:
             return found
         steps = totals["steps"][:, 0]
-        late = np.flatnonzero(~_converged(delta, ends, parameters.tolerance))
+        late = plugin.windows_where(~_converged(delta, ends, parameters.tolerance))
         return plugin.Estimate(
             found.cells,
             found.tones,
             found.convergence_delta,
             maps={"n_steps": np.broadcast_to(steps, (len(cells),)).astype(np.float32)},
-            warnings=tuple(_not_converged(row, delta, ends, parameters) for row in late.tolist()),
+            warnings=tuple(_not_converged(row, delta, ends, parameters) for row in late),
         )
 
     def progress(self, totals: plugin.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate | None:
@@ -207,7 +207,7 @@ def _raised(windows: plugin.Windows, baseline: npt.NDArray[Any], parameters: Any
             ends, first = ends + results["end_scores"], False
         steps = level.steps
         open_ = ~_converged(_left(found, ends), ends, parameters.tolerance)
-        if not open_.any():
+        if plugin.is_over(~open_):
             return
 
 

@@ -77,6 +77,7 @@ class _NoisyGradients(plugin.GraphMethod):
         shape, dtype = windows.x.shape[1:], windows.x.dtype
         for run in _runs(parameters):
             drawn = _drawn(parameters.seed, run, shape) if given is None else given[run]
+            drawn = windows.input("noise", drawn, run.start, drawn=given is None)
             counted = np.ones((1, len(drawn) + 1, *[1] * len(shape)), dtype)
             counted[:, 0] = 0
             fed = {"noise": np.concatenate([np.zeros_like(drawn[:1]), drawn])[None].astype(dtype), "counted": counted}

@@ -54,19 +54,15 @@ class TemporalDifference(IntegratedGradients):
         previous = _previous(windows, parameters)
         if previous is None:
             return windows.x
-        unknown = _unknown(previous)
-        return (
-            np.where(unknown.reshape(-1, *[1] * (windows.x.ndim - 1)), windows.x, previous)
-            if unknown.any()
-            else previous
-        )
+        unknown = _unknown(previous).reshape(-1, *[1] * (windows.x.ndim - 1))
+        return np.where(unknown, windows.x, previous)
 
     def finish(self, totals: plugin.Totals, windows: plugin.Windows, parameters: Any) -> plugin.Estimate:
         """Report the delta, and the windows before which there is none."""
         found = super().finish(totals, windows, parameters)
         previous = _previous(windows, parameters)
         alone = np.ones(len(windows.x), bool) if previous is None else _unknown(previous)
-        warnings = (_alone(row) for row in np.flatnonzero(alone).tolist())
+        warnings = (_alone(row) for row in plugin.windows_where(alone))
         return replace(found, warnings=(*found.warnings, *warnings))
 
 
@@ -76,9 +72,9 @@ def _previous(windows: plugin.Windows, parameters: Any) -> npt.NDArray[Any] | No
         return windows.previous
     array, shape = plugin.as_numbers(parameters.previous, windows, "previous"), windows.x.shape[1:]
     if array.shape == shape:
-        return array[None]
+        return windows.input("previous", array[None])
     if array.shape[1:] == shape and len(array) == 1:
-        return array
+        return windows.input("previous", array)
     if array.shape[1:] == shape and len(array) > int(windows.rows.max()):
         return array[windows.rows]
     raise ShapeError(

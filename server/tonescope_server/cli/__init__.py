@@ -25,6 +25,7 @@ COMMANDS = {
     "ingest": "tonescope_server.cli.ingest:ingest",
     "explain": "tonescope_server.cli.explain:explain",
     "saliency": "tonescope_server.cli.saliency:saliency",
+    "export": "tonescope_server.cli.export:export",
     "inspect": "tonescope_server.cli.inspection:inspect",
     "doctor": "tonescope_server.cli.doctor:doctor",
     "tones": "tonescope_server.cli.tones:tones",

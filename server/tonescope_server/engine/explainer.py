@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from os import PathLike, environ
 from pathlib import Path
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from tonescope_server.engine.access import Check, never
 from tonescope_server.engine.applicability import why_not
 from tonescope_server.engine.attribution import Attribution
+from tonescope_server.engine.export import Exported, exported, write
 from tonescope_server.engine.jacobian import jacobian
 from tonescope_server.engine.null_sums import NullSums
 from tonescope_server.engine.plan import Plan, PlanCache
@@ -195,6 +196,42 @@ class Explainer:
         windows, prepared = checked(self.model, x), self.prepare(method, target, _merged(parameters, named))
         return in_turns(prepared, windows, stop or Stop())
 
+    def export(
+        self,
+        path: str | Path,
+        method: str = "input_x_gradient",
+        target: TargetLike = None,
+        *,
+        inputs: Collection[str] | None = None,
+        plain: bool = False,
+        parameters: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> Exported:
+        """Write an explanation as one ONNX graph that needs nothing of this project; a file that is there is replaced.
+
+        Its outputs are the model's own, the target's score, and what an ``Attribution`` has: cells, tones, maps.
+        ``docs/export.md`` has the details.
+
+        Args:
+            path: the file.
+            method: as for ``explain``.
+            target: as for ``explain``, but one for all windows. A predicted class is found in the graph.
+            inputs: what the method is fed that is left to whoever runs the graph, by name: ``noise``, ``baseline``.
+                None means what it would draw at random; () means nothing. The rest is constant.
+            plain: emit operators in their plainest forms, in place of those that ONNX Runtime's kernels are fastest at.
+            parameters: the method's own, by name.
+            **named: the same, as keywords.
+
+        Raises:
+            TonescopeError: as ``explain``.
+            MethodNotApplicableError: the method is no graph, or does what a graph cannot say.
+            ConfigurationError: the file cannot be written.
+        """
+        prepared = self.prepare(method, target, _merged(parameters, named))
+        made = exported(self, prepared, inputs=inputs, plain=plain)
+        write(made, path)
+        return made
+
     @overload
     def gradient(
         self, x: npt.ArrayLike, target: TargetLike = ..., *, at: str = ..., rule_set: str = ...
@@ -340,7 +377,12 @@ class Explainer:
         return self._cache.get((self.model.digest, self.model.cells.key, self._threads, key, resolved.seed), make)
 
     def described(
-        self, resolved: Resolved, describe: Callable[[Tape], object], *, keep: Sequence[str] = (), portable: bool = False
+        self,
+        resolved: Resolved,
+        describe: Callable[[Tape], object],
+        *,
+        keep: Sequence[str] = (),
+        portable: bool = False,
     ) -> ir.Model:
         """Return the graph that ``describe`` describes, not compiled; ``portable`` as for ``Tape``."""
         tape = self._tape(resolved.seed, keep, portable=portable)

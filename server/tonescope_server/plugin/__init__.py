@@ -24,6 +24,7 @@ from tonescope_server.plugin.baseline import (
     baseline_of,
 )
 from tonescope_server.plugin.sampling import SAMPLES_PER_RUN, Seed, even_runs, generator, standard_error
+from tonescope_server.plugin.tracing import is_over, windows_where
 
 __all__ = [
     "NAME",
@@ -50,5 +51,7 @@ __all__ = [
     "even_runs",
     "generator",
     "hookimpl",
+    "is_over",
     "standard_error",
+    "windows_where",
 ]

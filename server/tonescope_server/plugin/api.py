@@ -117,6 +117,17 @@ class Windows:
     link_of_cell: IntArray | None = None
     component_of_cell: IntArray | None = None
 
+    def input(self, name: str, values: npt.NDArray[Any], start: int = 0, *, drawn: bool = False) -> npt.NDArray[Any]:
+        """Return values that a run is to be fed; an exported graph may have them as an input, in place of constants.
+
+        Args:
+            name: of the input.
+            values: known whatever the windows hold; what is made of the windows is not an input of its own.
+            start: how many entries along the first axis other runs have before these.
+            drawn: whether they are drawn at random: then an exported graph leaves them open if not told otherwise.
+        """
+        return values
+
 
 @runtime_checkable
 class Method(Protocol):

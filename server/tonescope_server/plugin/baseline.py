@@ -68,7 +68,7 @@ class BaselineParameters(Parameters):
             return blurred(windows, self.blur_frames)
         if self.baseline == "random":
             return _random(windows, self.baseline_seed)
-        return baseline_of(windows, self.baseline)
+        return windows.input("baseline", baseline_of(windows, self.baseline))
 
 
 def baseline_of(windows: Windows, given: Named | Given) -> npt.NDArray[Any]:
@@ -154,10 +154,9 @@ def blurred(windows: Windows, sigma_frames: float) -> npt.NDArray[Any]:
     weights = np.exp(-0.5 * distance**2)
     weights /= weights.sum(axis=1, keepdims=True)
     flat = windows.x.reshape(len(windows.x), -1)
-    found = np.empty_like(flat)
     series = flat[:, cells].reshape(-1, frames).astype(np.float64)
-    found[:, cells] = (series @ weights.T).reshape(len(flat), -1)
-    return found.reshape(windows.x.shape)
+    found = (series @ weights.T).astype(windows.x.dtype).reshape(len(flat), -1)
+    return found[:, np.argsort(cells)].reshape(windows.x.shape)
 
 
 def _random(windows: Windows, seed: int) -> npt.NDArray[Any]:
