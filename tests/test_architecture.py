@@ -21,6 +21,7 @@ LAYERS = (
     ("errors", "types", "marker"),
     ("demo",),
     ("csi",),
+    ("pictures",),
     ("gradients",),
     ("models",),
     ("checks",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from dataclasses import replace
-from io import BytesIO
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,15 @@ from matplotlib.ticker import MaxNLocator
 
 from tonescope_server.checks.layout import Reading, Signature, declared_reading
 from tonescope_server.cli.console import writing
-from tonescope_server.cli.pictures import DPI, Band, band_figure, map_figure
 from tonescope_server.errors import ParameterError
 from tonescope_server.models.rows import row_table
+from tonescope_server.pictures.band import Band, band_figure
+from tonescope_server.pictures.figure import new_figure, png_of
+from tonescope_server.pictures.waterfall import map_figure
+from tonescope_server.reports.dataset import Kind
 from tonescope_server.reports.doctor import Report
 from tonescope_server.reports.readings import Explained
+from tonescope_server.reports.tones.resampling import error_of_mean, overlap_of
 from tonescope_server.services.in_process import client_table
 
 ALIVE, NULL, NULL_ALIVE, DEAD = range(4)
@@ -110,7 +114,8 @@ def write_html(report: Report, table: str, verdict: str, path: Path) -> None:
         parts += ["<h2>Which reading of the cells makes sense</h2>", table]
     for caption, figure in figures_of(report):
         parts.append(f"<h2>{html.escape(caption)}</h2>")
-        parts.append(f'<img alt="{html.escape(caption)}" src="data:image/png;base64,{_encoded(figure)}">')
+        picture = base64.b64encode(png_of(figure)).decode("ascii")
+        parts.append(f'<img alt="{html.escape(caption)}" src="data:image/png;base64,{picture}">')
     head = f'<meta charset="utf-8"><title>tonescope doctor: {html.escape(title)}</title><style>{_STYLE}</style>'
     with writing(path):
         path.write_text(f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n')
@@ -147,9 +152,18 @@ def _band(report: Report, made: Explained, reading: Reading, how: str) -> Band:
         f'order "{reading.cell_order}", layout "{reading.layout}" · normalisation {made.windows.normalisation}',
         table=client_table(row_table(report.model.manifest, reading.layout)),
         tones=folded.mean(axis=0),
-        error=folded.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else None,
+        error=_error(report, made, folded.astype(np.float64)),
         unit="mean |attribution|",
     )
+
+
+def _error(report: Report, made: Explained, folded: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+    """Return the standard error of the mean over windows that follow each other, and share frames."""
+    hop = report.hop if report.data.kind is Kind.RECORDING else 0
+    nodes = made.windows.node_ids
+    thinned = len(report.windows) / len(folded)
+    overlap = ceil(overlap_of(report.model.cells.n_frames, hop, nodes) / thinned)
+    return error_of_mean(folded, nodes, overlap)
 
 
 def _tones(cells: npt.NDArray[Any], reading: Reading) -> npt.NDArray[Any]:
@@ -166,8 +180,7 @@ def _signature_figure(report: Report, best: Reading) -> Figure:
     assert report.trial is not None  # there are figures only where windows were explained
     readings = [declared_reading(report.model.cells)]
     readings += [best] if best != readings[0] else []
-    figure = Figure(figsize=(10, 0.9 + 3.0 * len(readings)), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 0.9 + 3.0 * len(readings))
     axes: Any = figure.subplots(len(readings), 1, squeeze=False)
     for each, reading in zip(axes[:, 0], readings, strict=True):
         made = report.trial.by_order[reading.cell_order]
@@ -213,9 +226,3 @@ def _pixels(figure: Figure) -> npt.NDArray[np.uint8]:
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba(), np.uint8)
-
-
-def _encoded(figure: Figure) -> str:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")

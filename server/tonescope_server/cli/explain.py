@@ -349,12 +349,9 @@ def strongest(found: list[Explanation], top: int) -> str:
 
 
 def _draw(found: list[Explanation], window: int, cells: CellMap, values: Any, file: Path, path: Path) -> None:
-    from tonescope_server.cli.pictures import (
-        Band,
-        band_picture,
-        map_picture,
-        parts_picture,
-    )  # matplotlib takes its time to import
+    from tonescope_server.pictures.band import Band, band_figure, parts_figure  # matplotlib takes its time to import
+    from tonescope_server.pictures.files import save
+    from tonescope_server.pictures.waterfall import map_figure
 
     if window >= len(found):
         raise ParameterError(f"--window: expected at most {len(found) - 1}, got {window}")
@@ -366,14 +363,14 @@ def _draw(found: list[Explanation], window: int, cells: CellMap, values: Any, fi
         tones=each.tones,
     )
     if each.parts is not None and cells.has_parts:
-        parts_picture(band, parts_of(each), path)
+        save(parts_figure(band, parts_of(each)), path)
         return
     if each.cells is None or cells.cell_order == "feature":
-        band_picture(band, path)
+        save(band_figure(band), path)
         return
     attribution = cells.fold_frames(np.asarray(each.cells)[None])[0]
-    waterfall = _waterfall(cells, np.asarray(values)) if values is not None else attribution * 0
-    map_picture(band, attribution, waterfall, path)
+    waterfall = _waterfall(cells, np.asarray(values)) if values is not None else None
+    save(map_figure(band, attribution, waterfall), path)
 
 
 def _waterfall(cells: CellMap, values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -18,7 +18,6 @@ import typer
 from tonescope.results import Explanation
 from tonescope_server import Explainer
 from tonescope_server.checks import Finding
-from tonescope_server.checks.predictions import check_confidence
 from tonescope_server.cli.console import out, plain, remark, say, write_json
 from tonescope_server.cli.counted import Counted
 from tonescope_server.cli.findings import findings_here, section, show_findings
@@ -42,6 +41,8 @@ from tonescope_server.engine.targets import TargetLike
 from tonescope_server.errors import ParameterError
 from tonescope_server.reports.arrays import ARRAYS, read_arrays
 from tonescope_server.reports.dataset import read_dataset
+from tonescope_server.reports.findings import on_confidence
+from tonescope_server.reports.tones.resampling import error_of_mean, overlap_of
 from tonescope_server.types import Target, TargetKind
 
 METHOD = "subcarrier_saliency"
@@ -175,7 +176,7 @@ def _on_confidence(target: TargetLike, found: Sequence[Explanation]) -> list[Fin
     if not isinstance(labels, np.ndarray) or None in confidence:
         return []
     right = np.array([each.prediction.class_index for each in found]) == labels
-    return check_confidence(np.array(confidence, dtype=np.float64), right)
+    return on_confidence(np.array(confidence, dtype=np.float64), right)
 
 
 @dataclass(frozen=True)
@@ -235,11 +236,14 @@ def draw(
     report: dict[str, Any], found: Sequence[Explanation], source: str, path: Path, planted: Sequence[int] = ()
 ) -> None:
     """Draw the ranking as a band plot."""
-    from tonescope_server.cli.pictures import Band, band_picture  # matplotlib takes its time to import
+    from tonescope_server.pictures.band import Band, band_figure  # matplotlib takes its time to import
+    from tonescope_server.pictures.files import save
 
     values = np.stack([each.tones for each in found]).astype(np.float64)
-    error = values.std(axis=0, ddof=1) / np.sqrt(len(found)) if len(found) > 1 else None
-    band_picture(
+    nodes = np.array([each.node_id for each in found], dtype=np.int64)
+    made = report["window"]
+    error = error_of_mean(values, nodes, overlap_of(made["frames"], made["hop"], nodes))
+    figure = band_figure(
         Band(
             title="Which tones the model's answer depends on",
             subtitle=f"{source} · {Path(report['model']).name} · mean {METHOD} over {report['n_samples']} windows",
@@ -248,9 +252,9 @@ def draw(
             error=error,
             unit="saliency",
             planted=planted,
-        ),
-        path,
+        )
     )
+    save(figure, path)
 
 
 def _say(report: dict[str, Any], found: Sequence[Explanation], warnings: Sequence[str], path: Path) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tonescope_server.cli.console import writing
-from tonescope_server.cli.pictures import DPI, NEGATIVE, POSITIVE, Band, band_picture
+from tonescope_server.pictures.band import Band, band_figure
+from tonescope_server.pictures.colours import NEGATIVE, POSITIVE
+from tonescope_server.pictures.figure import new_figure
+from tonescope_server.pictures.files import save
 from tonescope_server.reports.tones.choice import Choice
 from tonescope_server.reports.tones.masking import Curve, Measure
 from tonescope_server.reports.tones.ranking import Over
@@ -28,7 +30,7 @@ def ranking_picture(found: Choice, path: Path) -> None:
     """Draw the importance of every tone over its subcarrier index, with its standard error."""
     ranking = found.ranking
     error = ranking.standard_error if ranking.over is Over.WINDOWS else ranking.standard_error_recordings
-    band_picture(
+    figure = band_figure(
         Band(
             title="Which tones the model leans on",
             subtitle=f"{_source(found)} · mean |{found.plan.method}| over {len(found.sources)} windows, "
@@ -37,22 +39,20 @@ def ranking_picture(found: Choice, path: Path) -> None:
             tones=ranking.mean,
             error=error,
             unit="mean |attribution|",
-        ),
-        path,
+        )
     )
+    save(figure, path)
 
 
 def accuracy_picture(found: Choice, path: Path) -> None:
     """Draw accuracy against K, and write it to ``path``."""
-    figure = accuracy_figure(found)
-    with writing(path):
-        figure.savefig(path)
+    save(accuracy_figure(found), path)
 
 
 def accuracy_figure(found: Choice) -> Figure:
     """Draw what the model can still do with K tones: the chosen ones, random ones and the lowest."""
     curve = found.curve
-    figure = Figure(figsize=(8, 4.8), dpi=DPI, layout="constrained")
+    figure = new_figure(8, 4.8)
     axes = figure.subplots()
     _draw(axes, curve)
     axes.set_xlabel("tones kept, K")

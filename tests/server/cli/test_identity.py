@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 
 from tests.linear import write_linear
 from tonescope.results import Tone, ToneTable
-from tonescope_server.cli import pictures
 from tonescope_server.cli.demo import own_daemon
 from tonescope_server.cli.explain import _waterfall
 from tonescope_server.cli.identity import FEATURES, identity_text, megahertz_text, tone_text
 from tonescope_server.csi.cells import cell_map
 from tonescope_server.csi.tones import tone_table
+from tonescope_server.pictures import files
+from tonescope_server.pictures.band import Band, band_figure
 
 RANDOM = np.random.default_rng(23)
 IQ = RANDOM.standard_normal((2, 64, 20)).astype(np.float32)
@@ -52,8 +53,8 @@ def address_of(store: Path) -> Iterator[str]:
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     written: list[Figure] = []
-    save = pictures._save
-    monkeypatch.setattr(pictures, "_save", lambda figure, path: (written.append(figure), save(figure, path)))
+    save = files.save
+    monkeypatch.setattr(files, "save", lambda figure, path: (written.append(figure), save(figure, path)))
     return written
 
 
@@ -176,7 +177,8 @@ def test_features_are_said_to_be_none_and_named(
 def test_pictures_say_the_frequency_where_it_is_known_and_the_offset_where_it_is_not() -> None:
     def labels(frequency: bool) -> list[str]:
         tones = tuple(Tone(k, k, k * 312500.0, "data", "", 2437 + k * 0.3125 if frequency else None) for k in range(8))
-        figure = pictures.band_figure(pictures.Band("a", "b", ToneTable("x", tones), np.ones(8)))
+        table = ToneTable("x", tones, centre_mhz=2437 if frequency else None)
+        figure = band_figure(Band("a", "b", table, np.ones(8)))
         return [child.get_xlabel() for child in figure.axes[0].child_axes]
 
     assert labels(True) == ["frequency (MHz)"]
