@@ -69,6 +69,11 @@ class KernelPlan:
     batches: tuple[int, ...]
     paired: bool
 
+    def is_enough(self, batches: int) -> bool:
+        """Say whether so many batches tell how far they are off: with fewer rows than these, they look too sure."""
+        drawn = sum(self.batches[:batches]) * (2 if self.paired else 1)
+        return batches > 1 and len(self.enumerated) + drawn >= 4 * self.players
+
     def draw(self, seed: int, batch: int) -> Coalitions:
         """Return the coalitions of one batch: their sizes by the kernel, who is in them evenly."""
         count, random = self.batches[batch], plugin.generator(seed, "coalitions", batch)

@@ -36,7 +36,8 @@ class KernelShap(AnytimeMethod):
     That constraint is eliminated, not weighted, and no player is ever left out. Coalitions of one player and of all but
     one are enumerated (so no system is singular), and so are more sizes as the budget allows; the others are drawn by
     the kernel's weight, in pairs, in batches of which none depends on another. With all of them enumerated the result
-    is exact, and has no standard error. Else the standard error of each tone is from leaving out each batch in turn.
+    is exact, and has no standard error. Else the standard error of each tone is from leaving out each batch in turn; there is
+    none until there are as many pairs as players.
     ``units`` holds the value of each player; a player's value is divided evenly among its cells. All windows are asked
     about the same coalitions.
 
@@ -61,7 +62,7 @@ class KernelShap(AnytimeMethod):
             fit.squares.add(*fit.reduced(drawn))
             yield partial(fit.estimate, batch + 1)
         if not plan.batches:
-            yield partial(fit.estimate, None)
+            yield partial(fit.estimate, 0)
 
     def evaluations(self, windows: plugin.Windows, parameters: Any) -> int:
         """Count the coalitions, the window and the baseline."""
@@ -73,7 +74,7 @@ class _Fit:
     """The least squares of one request: the last player's share is what the others leave."""
 
     def __init__(self, game: Game, plan: KernelPlan) -> None:
-        self._game = game
+        self._game, self._plan = game, plan
         rows, values = self.reduced(plan.enumerated)
         weighted = rows * plan.weights[:, None]
         self.squares = BatchedLeastSquares(weighted.T @ rows, weighted.T @ values.T, plan.share)
@@ -85,12 +86,13 @@ class _Fit:
         last = takes_part[:, -1]
         return takes_part[:, :-1] - last[:, None], values - last * self._game.change[:, None]
 
-    def estimate(self, batches: int | None) -> plugin.Estimate:
+    def estimate(self, batches: int) -> plugin.Estimate:
         """Return the estimate, and how far the batches disagree; exact where there are none."""
         error = None
-        if batches is not None and batches > 1:
+        if self._plan.is_enough(batches):
             error = jackknife(self._game.tones_of(self._shares(self.squares.without_each())))
-        return self._game.estimate(self._shares(self.squares.solution()), standard_error=error, batches=batches)
+        shares = self._shares(self.squares.solution())
+        return self._game.estimate(shares, standard_error=error, batches=batches or None)
 
     def _shares(self, others: Float64Array) -> Float64Array:
         last = self._game.change[..., None] - others.sum(axis=-1, keepdims=True)
