@@ -199,7 +199,7 @@ def _raised(windows: plugin.Windows, baseline: npt.NDArray[Any], parameters: Any
             results = yield {
                 "baseline": baseline,
                 **_points(windows, level.nodes[run], weights, first=first),
-                "carried": (carried if begins else np.zeros_like(found[:1])).astype(dtype),
+                "carried": (carried if begins else np.zeros((1, *found.shape[1:]))).astype(dtype),
                 "more_steps": ((level.steps - steps) * open_[:, None] * ends_here).astype(dtype),
                 "begun": np.full((1, 1), float(begins) - float(ends_here), dtype),
             }

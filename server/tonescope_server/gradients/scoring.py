@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import prod
 
+import numpy as np
 import onnx_ir as ir
 
 from tonescope_server.errors import MethodNotApplicableError
@@ -36,7 +37,9 @@ def one_hot(context: Context, flat: ir.Value) -> ir.Value:
     """Return one at each row's largest element and zero elsewhere, ``(batch, elements)``."""
     best = context.op("ArgMax", flat, axis=1, keepdims=0)
     width = context.dims(flat)[1]
-    depth = context.ints([width]) if isinstance(width, int) else context.op("Shape", flat, start=1, end=2)
+    # A depth of rank 1 is allowed too, but not every runtime takes it.
+    known = isinstance(width, int)
+    depth = context.constant(np.int64(width)) if known else context.op("Squeeze", context.op("Shape", flat, start=1))
     values = context.constant([0.0, 1.0], context.dtype(flat).numpy())
     return context.mark_one_hot(context.op("OneHot", best, depth, values, axis=-1), best)
 
