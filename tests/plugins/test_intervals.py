@@ -37,3 +37,34 @@ def test_so_do_those_of_expected_gradients_whether_or_not_all_baselines_had_as_m
 @pytest.mark.parametrize(("method", "parameters"), [("vargrad", {}), ("timing", {"n": 50, "segments": 3})])
 def test_those_on_the_safe_side_hold_more(oracles, method, parameters):
     assert covered(oracles["mlp"], method, **parameters) >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("method", "budget", "name", "players"),
+    [
+        ("kernel_shap", 300, "mlp", "tone"),
+        ("kernel_shap", 100, "conv_1d", "band"),
+        ("permutation_shapley", 1000, "mlp", "tone"),
+    ],
+)
+def test_ninety_five_per_cent_of_those_of_shapley_values_hold_the_exact_value(
+    oracles, capsys, method, budget, name, players
+):
+    """A thousand estimates; their tones are not independent of each other, and the share is known to about 0.4 %."""
+    oracle = oracles[name]
+    x = oracle.x[:1]
+    exact = oracle.explainer.explain(x, "shapley_exact", 1, players=players).tones
+    inside = []
+    for seed in range(1000):
+        found = oracle.explainer.explain(x, method, 1, players=players, budget=budget, seed=seed)
+        width = student.ppf(0.975, found.batches - 1) * found.standard_error
+        inside.append(np.abs(found.tones - exact) <= width)
+    share = float(np.mean(inside))
+    with capsys.disabled():
+        print(f"\n{method} on {name}: 95 % intervals of 1000 estimates hold {share:.1%}", end="")
+    assert 0.93 <= share <= 0.97
+
+
+@pytest.mark.parametrize(("method", "parameters"), [("rise", {"n": 320}), ("feature_permutation", {"n": 24})])
+def test_those_of_masks_and_permutations_hold_the_mean(oracles, method, parameters):
+    assert 0.93 <= covered(oracles["scrambled"], method, **parameters) <= 0.97
