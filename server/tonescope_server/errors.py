@@ -32,6 +32,7 @@ clients rebuild the same class. ``services/status.py`` maps classes to gRPC stat
     ├── UnavailableError            the daemon is draining
     ├── ConfigurationError          the daemon cannot start as configured
     └── PluginError                 a plugin failed
+        └── PluginTimeoutError      it hangs
 """
 
 from __future__ import annotations
@@ -254,3 +255,9 @@ class PluginError(TonescopeError):
     """A plugin failed to load, or raised something that is not a TonescopeError."""
 
     reason = "PLUGIN"
+
+
+class PluginTimeoutError(PluginError):
+    """A plugin's code did not come back within the time limit between two model evaluations."""
+
+    reason = "PLUGIN_TIMEOUT"

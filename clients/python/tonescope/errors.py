@@ -229,6 +229,12 @@ class PluginError(TonescopeError):
     reason = "PLUGIN"
 
 
+class PluginTimeoutError(PluginError):
+    """A plugin of the daemon hung."""
+
+    reason = "PLUGIN_TIMEOUT"
+
+
 def _tree(root: type[TonescopeError]) -> Iterator[type[TonescopeError]]:
     yield root
     for child in root.__subclasses__():

@@ -42,7 +42,7 @@ def test_the_nearest_base_in_the_table_gives_the_code(
 
 def test_only_what_is_a_fault_of_ours_is_internal() -> None:
     internal = {error for error in ERRORS if code_of(error("no")) is grpc.StatusCode.INTERNAL}
-    assert internal == {errors.TonescopeError, errors.PluginError}
+    assert internal == {errors.TonescopeError, errors.PluginError, errors.PluginTimeoutError}
 
 
 def test_reasons_are_unique_so_that_clients_can_rebuild_the_class() -> None:
