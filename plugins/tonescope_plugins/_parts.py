@@ -26,15 +26,15 @@ def of_frames(windows: plugin.Windows, size: int, stride: int, *, name: str = "s
     return slabs(windows.frame_of_cell, size, stride, name=name)
 
 
-def of_links(windows: plugin.Windows) -> Masks:
-    """Return the cells of each antenna link."""
-    return slabs(link_of_cell(windows), 1, 1)
+def of_links(windows: plugin.Windows, size: int = 1, stride: int = 1) -> Masks:
+    """Return slabs of antenna links that are neighbours in the window."""
+    return slabs(link_of_cell(windows), size, stride)
 
 
-def of_components(windows: plugin.Windows) -> Masks:
-    """Return the cells of each component of a complex value."""
+def of_components(windows: plugin.Windows, size: int, stride: int) -> Masks:
+    """Return slabs of the components of a complex value."""
     given = windows.component_of_cell
-    return slabs(np.zeros_like(windows.tone_of_cell) if given is None else given, 1, 1)
+    return slabs(np.zeros_like(windows.tone_of_cell) if given is None else given, size, stride)
 
 
 def of_axis(windows: plugin.Windows, axis: int, size: int, stride: int) -> Masks:

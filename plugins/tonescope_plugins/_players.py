@@ -50,12 +50,15 @@ def player_of_cell(windows: plugin.Windows, parameters: PlayerParameters) -> Int
     """Return the player of each flat cell, ``(cells,)``: every player has a cell, and every cell a player.
 
     Raises:
-        ParameterError: an axis or a band size that these windows do not have or nothing reads, or a map that leaves a player out.
+        ParameterError: an axis or a band size that these windows do not have or that nothing reads, or a map that
+            leaves a player out.
         ShapeError: a map of another length.
     """
     players = parameters.players
     if parameters.axis is not None and not isinstance(players, list):
-        raise ParameterError(f"parameter 'axis': expected it with an explicit map of players only, not with '{players}'")
+        raise ParameterError(
+            f"parameter 'axis': expected it with an explicit map of players only, not with '{players}'"
+        )
     if parameters.band_size is not None and players != "band":
         raise ParameterError("parameter 'band_size': expected it with players='band' only")
     if isinstance(players, list):

@@ -69,7 +69,7 @@ class FeaturePermutation(AnytimeMethod):
 
 def _masks(windows: plugin.Windows, parameters: FeaturePermutationParameters) -> _parts.Masks:
     if parameters.along == "link":
-        return _parts.of_links(windows)
+        return _parts.of_links(windows, parameters.size, parameters.size)
     of = _parts.of_bands if parameters.along == "band" else _parts.of_tones
     return of(windows, parameters.size, parameters.size)
 

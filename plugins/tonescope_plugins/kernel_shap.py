@@ -36,10 +36,10 @@ class KernelShap(AnytimeMethod):
     That constraint is eliminated, not weighted, and no player is ever left out. Coalitions of one player and of all but
     one are enumerated (so no system is singular), and so are more sizes as the budget allows; the others are drawn by
     the kernel's weight, in pairs, in batches of which none depends on another. With all of them enumerated the result
-    is exact, and has no standard error. Else the standard error of each tone is from leaving out each batch in turn; there is
-    none until there are as many pairs as players.
-    ``units`` holds the value of each player; a player's value is divided evenly among its cells. All windows are asked
-    about the same coalitions.
+    is exact, and has no standard error. Else the standard error of each tone is from leaving out each batch in turn;
+    there is none until there are as many pairs as players. ``units`` holds the value of each player; a player's value
+    is divided evenly among its cells. All windows are asked about the same coalitions. For fifty players and more,
+    permutation_shapley is more accurate at the same budget.
 
     Source: Lundberg & Lee, "A Unified Approach to Interpreting Model Predictions" (2017), theorem 2; pairs as in Covert
     & Lee, "Improving KernelSHAP" (2021), section 4.2. Departures: the intervals are those of a jackknife over batches;

@@ -11,6 +11,7 @@ from pydantic import Field
 from tonescope_plugins import _parts, _spectrum
 from tonescope_plugins._masking import masked_losses
 from tonescope_server import plugin
+from tonescope_server.errors import ParameterError
 from tonescope_server.types import FloatArray
 
 
@@ -88,8 +89,11 @@ def parts(windows: plugin.Windows, parameters: OcclusionParameters) -> _parts.Ma
     """Return which cells each part hides, ``(parts, cells)``.
 
     Raises:
-        ParameterError: a size that there is not, or a stride that leaves something which is never hidden.
+        ParameterError: a size that there is not, edges that nothing reads, or a stride that leaves something which is
+            never hidden.
     """
+    if parameters.band_edges is not None:
+        raise ParameterError("parameter 'band_edges': expected it with along='time_frequency' only")
     masks = _masks(windows, parameters)
     never = ~masks.any(axis=0)
     if never.any():
@@ -111,9 +115,9 @@ def _masks(windows: plugin.Windows, parameters: OcclusionParameters) -> _parts.M
     if along == "frame":
         return _parts.of_frames(windows, size, stride)
     if along == "link":
-        return _parts.of_links(windows)
+        return _parts.of_links(windows, size, stride)
     if along == "component":
-        return _parts.of_components(windows)
+        return _parts.of_components(windows, size, stride)
     tones = _parts.of_tones(windows, size, stride)
     if along == "tone":
         return tones

@@ -199,6 +199,8 @@ def test_the_predicted_class_is_that_of_the_intact_window(oracles):
         ({"along": 3}, r"parameter 'along': expected an axis from 1 to 2, got 3"),
         ({"along": "antenna"}, r"parameter 'along'"),
         ({"stride": 0}, r"parameter 'stride'"),
+        ({"along": "link", "size": 2}, r"parameter 'size': expected at most 1, got 2"),
+        ({"band_edges": [0.0, 0.5]}, r"parameter 'band_edges': expected it with along='time_frequency' only"),
         ({"patch_frames": 0}, r"parameter 'patch_frames'"),
     ],
 )
@@ -225,3 +227,99 @@ def test_a_stride_that_leaves_something_unhidden_is_refused_and_names_it(oracles
     said = rf"^parameter 'stride': expected at most the size, {parameters['size']}, got {parameters['stride']}: {what}"
     with pytest.raises(ParameterError, match=said):
         oracle.explainer.explain(oracle.x, METHOD, **parameters)
+
+
+def test_links_and_components_are_hidden_each_as_a_whole(oracles):
+    oracle = oracles["complex"]
+    for along in ("link", "component"):
+        owner = getattr(oracle.model.cells, f"{along}_of_cell")
+        result = agrees(oracle, masks_of(owner, 2), 0.0, along=along)
+        assert result.units.shape == (5, 2)
+    alone = oracles["conv_1d"].explainer.explain(oracles["conv_1d"].x, METHOD, 1, along="link")
+    assert alone.units.shape == (5, 1)
+
+
+def series_of(oracle):
+    """Return the cells of each series in the order of frames: (series, frames)."""
+    cells = oracle.model.cells
+    keys = list(zip(cells.tone_of_cell, cells.link_of_cell, cells.component_of_cell, strict=True))
+    found = {}
+    for cell in np.argsort(cells.frame_of_cell, kind="stable"):
+        found.setdefault(keys[cell], []).append(cell)
+    return np.array(list(found.values()))
+
+
+def without_frequencies(flat, filling, series, chosen):
+    """Project every series' difference from the filling off the cosines and sines of the chosen frequencies."""
+    frames = series.shape[1]
+    t, hidden = np.arange(frames), flat.astype(np.float64).copy()
+    for frequency in chosen:
+        waves = [np.cos(2 * np.pi * frequency * t / frames), np.sin(2 * np.pi * frequency * t / frames)]
+        for wave in waves:
+            if wave @ wave > 1e-9:
+                beyond = (flat - filling)[:, series]
+                hidden[:, series] -= (beyond @ wave)[..., None] * wave / (wave @ wave)
+    return hidden
+
+
+@pytest.mark.parametrize("name", ["conv_1d", "scrambled", "complex"])
+@pytest.mark.parametrize("fill", ["zero", "mean", "baseline"])
+def test_frequencies_of_the_time_axis_are_taken_out_of_all_tones_at_once(oracles, name, fill):
+    oracle = oracles[name]
+    series, flat = series_of(oracle), oracle.x.reshape(5, -1).astype(np.float64)
+    filling = np.zeros_like(flat)
+    if fill == "baseline":
+        filling += np.broadcast_to(stated_baseline(oracle), oracle.x.shape[1:]).ravel()
+    if fill == "mean":
+        for tone in range(oracle.n_tones):
+            own = oracle.tone_of_cell == tone
+            filling[:, own] = flat[:, own].mean(axis=1, keepdims=True)
+    result = oracle.explainer.explain(oracle.x, METHOD, 1, along="time_frequency", fill=fill)
+    frames = series.shape[1]
+    score, units = oracle.element(1), []
+    for frequency in range(frames // 2 + 1):
+        hidden = without_frequencies(flat, filling, series, [frequency])
+        units.append(score(oracle.x) - score(hidden.reshape(oracle.x.shape)))
+    np.testing.assert_allclose(result.units, np.stack(units, axis=1), atol=5e-6 * np.abs(result.score).max())
+    np.testing.assert_allclose(result.tones.sum(axis=1), result.units.sum(axis=1), atol=1e-5)
+
+
+def test_a_frequencys_value_goes_to_the_tones_that_have_it(oracles):
+    oracle = oracles["conv_1d"]
+    x = np.full((1, 56, 6), 0.25, np.float32)
+    x[0, 7] += 2 * np.cos(2 * np.pi * np.arange(6) / 6)
+    x[0, 9] += 1 * np.cos(2 * np.pi * np.arange(6) / 6)
+    x[0, 11] += np.cos(2 * np.pi * 2 * np.arange(6) / 6)
+    result = oracle.explainer.explain(x, METHOD, 1, along="time_frequency")  # the baseline is 0.25
+    value = result.units[0]
+    np.testing.assert_allclose(result.tones[0, [7, 9]], [value[1] * 0.8, value[1] * 0.2], rtol=1e-4)
+    np.testing.assert_allclose(result.tones[0, 11], value[2], rtol=1e-4)
+    assert np.abs(np.delete(result.tones[0], [7, 9, 11])).max() < 1e-7
+
+
+def test_bands_of_frequencies_are_given_by_edges_or_by_size(oracles):
+    oracle = oracles["conv_2d"]  # 12 frames: 0, 1/12, … 6/12 cycles per frame
+    flat, series = oracle.x.reshape(5, -1), series_of(oracle)
+    result = oracle.explainer.explain(oracle.x, METHOD, 1, along="time_frequency", band_edges=[0.0, 0.05, 0.2, 0.5])
+    for unit, chosen in enumerate([[0], [1, 2], [3, 4, 5, 6]]):
+        hidden = without_frequencies(flat, np.zeros_like(flat), series, chosen)
+        lost = (oracle.output(oracle.x) - oracle.output(hidden.reshape(oracle.x.shape)))[:, 1]
+        np.testing.assert_allclose(result.units[:, unit], lost, atol=2e-5)
+    pairs = oracle.explainer.explain(oracle.x, METHOD, 1, along="time_frequency", size=2, stride=1)
+    assert pairs.units.shape == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"band_edges": [0.1]}, "at least two rising cycles per frame"),
+        ({"band_edges": [0.2, 0.1]}, "at least two rising cycles per frame"),
+        ({"band_edges": [0.0, 0.6]}, "from 0 to 0.5"),
+        ({"band_edges": [0.21, 0.22]}, r"got none from 0.21 to 0.22: the windows' spectrum has one every 0.2 cycles"),
+        ({"size": 4}, r"parameter 'size': expected at most 3, got 4"),
+        ({"stride": 2}, r"parameter 'stride': .*frequencies 1 would never be hidden"),
+    ],
+)
+def test_bands_of_frequencies_that_there_are_not_are_refused(oracles, parameters, message):
+    with pytest.raises(ParameterError, match=message):
+        oracles["scrambled"].explainer.explain(oracles["scrambled"].x, METHOD, along="time_frequency", **parameters)
