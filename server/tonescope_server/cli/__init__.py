@@ -29,6 +29,7 @@ COMMANDS = {
     "inspect": "tonescope_server.cli.inspection:inspect",
     "doctor": "tonescope_server.cli.doctor:doctor",
     "tones": "tonescope_server.cli.tones:tones",
+    "evaluate": "tonescope_server.cli.evaluate:evaluate",
     "models": "tonescope_server.cli.models:models",
     "methods": "tonescope_server.cli.methods:methods",
 }

@@ -23,6 +23,7 @@ from tonescope_server.plugin.baseline import (
     background_of,
     baseline_of,
 )
+from tonescope_server.plugin.metric import Chance, Judged, LayerOrder, Measured, Metric, Need
 from tonescope_server.plugin.sampling import SAMPLES_PER_RUN, Seed, even_runs, generator, standard_error
 from tonescope_server.plugin.tracing import is_over, windows_where
 
@@ -32,12 +33,18 @@ __all__ = [
     "Background",
     "Baseline",
     "BaselineParameters",
+    "Chance",
     "Estimate",
     "Feeds",
     "GraphMethod",
+    "Judged",
     "Layer",
+    "LayerOrder",
+    "Measured",
     "Method",
+    "Metric",
     "ModelAccess",
+    "Need",
     "Parameters",
     "ProceduralMethod",
     "Requirement",

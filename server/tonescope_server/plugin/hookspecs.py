@@ -11,6 +11,7 @@ from tonescope_server.gradients.rule_set import RuleSet
 from tonescope_server.marker import NAME
 from tonescope_server.models.architectures import Architecture
 from tonescope_server.plugin.api import Method
+from tonescope_server.plugin.metric import Metric
 
 hookspec = pluggy.HookspecMarker(NAME)
 
@@ -41,8 +42,8 @@ def tonescope_normalisers() -> list[Any]:  # type: ignore[empty-body]
 
 
 @hookspec
-def tonescope_diagnostics() -> list[Any]:  # type: ignore[empty-body]
-    """Offer diagnostics of a model over data."""
+def tonescope_diagnostics() -> list[Metric]:  # type: ignore[empty-body]
+    """Offer diagnostics of a model over data: metrics that judge what methods say of it."""
 
 
 @hookspec

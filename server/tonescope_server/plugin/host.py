@@ -16,6 +16,7 @@ from tonescope_server.marker import NAME
 from tonescope_server.models.architectures import Architecture
 from tonescope_server.plugin import hookspecs
 from tonescope_server.plugin.api import Method
+from tonescope_server.plugin.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class PluginHost:
         architectures: what turns safetensors weights into graphs.
         decoders: CSI formats.
         normalisers: of windows.
-        diagnostics: of a model over data.
+        diagnostics: of a model over data: metrics that judge explanations.
         sinks: places that explanations are also sent to.
         failures: plugins that could not be loaded.
     """
@@ -60,7 +61,7 @@ class PluginHost:
     architectures: dict[str, Architecture] = field(default_factory=dict)
     decoders: dict[str, Decoder] = field(default_factory=dict)
     normalisers: dict[str, Any] = field(default_factory=dict)
-    diagnostics: dict[str, Any] = field(default_factory=dict)
+    diagnostics: dict[str, Metric] = field(default_factory=dict)
     sinks: dict[str, Any] = field(default_factory=dict)
     failures: list[PluginFailure] = field(default_factory=list)
     _origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
@@ -96,6 +97,16 @@ class PluginHost:
         if name not in self.rule_sets:
             raise NotFoundError(f"no rule set named '{name}'; there are {', '.join(sorted(self.rule_sets))}")
         return self.rule_sets[name]
+
+    def metric(self, name: str) -> Metric:
+        """Return a metric of explanations by name.
+
+        Raises:
+            NotFoundError: there is none; the message lists those there are.
+        """
+        if name not in self.diagnostics:
+            raise NotFoundError(f"no metric named '{name}'; there are {', '.join(sorted(self.diagnostics))}")
+        return self.diagnostics[name]
 
     def origin(self, kind: str, name: str) -> Origin:
         """Tell which plugin offers ``name``; ``kind`` is a field of this class, such as ``methods``."""

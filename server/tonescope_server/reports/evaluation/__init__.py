@@ -1,0 +1,1 @@
+"""Judging explanations: methods compared on a model and its data, each metric beside what random attributions get."""
