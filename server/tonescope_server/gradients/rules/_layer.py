@@ -123,10 +123,13 @@ def ahead(ctx: Context, layer: Layer, above: Sequence[ir.Value]) -> tuple[ir.Val
     So the product that goes back to the state before can add it: one node fewer at every step.
     """
     last = ctx.op("Add", ctx.op("Gather", above[0], ctx.constant(np.int64(-1)), axis=0), above[1])
+    if ctx.portable:  # not every runtime has pads below zero
+        earlier = ctx.op("Slice", above[0], ctx.ints([0]), ctx.ints([-1]), ctx.ints([0]))
+        return last, ctx.op("Pad", earlier, ctx.ints([1, 0, 0, 0, 0, 0, 0, 0]))
     return last, ctx.op("Pad", above[0], ctx.ints([1, 0, 0, 0, -1, 0, 0, 0]))
 
 
-def _turned(ctx: Context, sequence: ir.Value) -> ir.Value:
+def turned(ctx: Context, sequence: ir.Value) -> ir.Value:
     """Return a sequence from its end."""
     return ctx.op("Slice", sequence, ctx.ints([-1]), ctx.ints([-(2**31)]), ctx.ints([0]), ctx.ints([-1]))
 
@@ -139,9 +142,9 @@ def _in_order(ctx: Context, sequence: ir.Value, backwards: Sequence[bool]) -> ir
     if not any(backwards):
         return sequence
     if all(backwards):
-        return _turned(ctx, sequence)
+        return turned(ctx, sequence)
     first, second = ctx.ops("Split", sequence, outputs=2, axis=1, num_outputs=2)
-    return ctx.op("Concat", first, _turned(ctx, second), axis=1)
+    return ctx.op("Concat", first, turned(ctx, second), axis=1)
 
 
 def products(ctx: Context, layer: Layer) -> tuple[ir.Value, ir.Value]:
@@ -184,7 +187,7 @@ def to_input(ctx: Context, layer: Layer, value: ir.Value, weights: ir.Value) -> 
         _directions(ctx, layer, value), _by_direction(ctx, layer, weights), layer.backwards, strict=True
     ):
         share = ctx.op("MatMul", part, own)
-        share = _turned(ctx, share) if backwards else share
+        share = turned(ctx, share) if backwards else share
         total = share if total is None else ctx.op("Add", total, share)
     return ctx.op("Squeeze", total, ctx.ints([1]))
 
@@ -206,7 +209,7 @@ def _rows(ctx: Context, layer: Layer, value: ir.Value) -> list[ir.Value]:
 
 def _inputs(ctx: Context, layer: Layer) -> list[ir.Value]:
     """Return what each direction reads, (steps·batch, inputs)."""
-    return [ctx.op("Flatten", _turned(ctx, layer.x) if b else layer.x, axis=2) for b in layer.backwards]
+    return [ctx.op("Flatten", turned(ctx, layer.x) if b else layer.x, axis=2) for b in layer.backwards]
 
 
 def _by_direction(ctx: Context, layer: Layer, weights: ir.Value | None) -> list[ir.Value | None]:

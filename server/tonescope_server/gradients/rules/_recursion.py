@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from tonescope_server.gradients.context import Context
-from tonescope_server.gradients.rules._layer import Layer
+from tonescope_server.gradients.rules._layer import Layer, turned
 
 Times = Callable[[ir.Value, "ir.Value | None"], ir.Value]
 """``times(a, plus)`` → ``plus + a·weights``, direction by direction."""
@@ -85,9 +85,13 @@ def _scanned(
     for k, value in enumerate(v for node in body for v in node.outputs):
         value.name = f"scan{number}_value_{k}"
         value.type = kind
-    direction = [int(reverse)]
+    # Not every runtime has a Scan that begins at the end; plain forms turn the sequences instead.
+    turn = reverse and ctx.portable
+    direction = [int(reverse and not turn)]
+    inputs = [turned(ctx, v) for v in inputs] if turn else inputs
     found = ctx.ops(
         "Scan", *states, *inputs, outputs=len(new_states) + len(outputs), body=body, num_scan_inputs=len(inputs),
         scan_input_directions=direction * len(inputs), scan_output_directions=direction * len(outputs),
     )  # fmt: skip
-    return list(found[: len(new_states)]), list(found[len(new_states) :])
+    stacked = list(found[len(new_states) :])
+    return list(found[: len(new_states)]), [turned(ctx, v) for v in stacked] if turn else stacked
