@@ -79,7 +79,8 @@ class KernelPlan:
         count, random = self.batches[batch], plugin.generator(seed, "coalitions", batch)
         mass = 1.0 / (self.sizes * (self.players - self.sizes))
         sizes = random.choice(self.sizes, size=count, p=mass / mass.sum())
-        found: Coalitions = random.random((count, self.players)).argsort(axis=1).argsort(axis=1) < sizes[:, None]
+        keys = random.random((count, self.players))
+        found: Coalitions = keys <= np.take_along_axis(np.sort(keys, axis=1), sizes[:, None] - 1, axis=1)
         return np.concatenate([found, ~found]) if self.paired else found
 
 
