@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tonescope_server import Explainer
 from tonescope_server.cli.console import listed, out, say, write_json
+from tonescope_server.cli.exported import exported_graph, show_exported
 from tonescope_server.cli.local import load
 from tonescope_server.cli.options import (
     MODEL_FILE_OPTIONS,
@@ -46,7 +47,7 @@ def inspect(
     layers: Annotated[bool, typer.Option("--layers", help="List every layer of a model.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
-    """Say what a model file or a recording is: formats, nodes, tones; inputs, operators, methods.
+    """Say what a model file, an exported graph or a recording is: formats, nodes, tones; inputs, operators, methods.
 
     Example:  tonescope inspect session.csi.jsonl
 
@@ -57,7 +58,7 @@ def inspect(
         if path.suffix and not path.exists() and path.suffix not in _MODELS:
             raise RecordingError(f"{path}: expected a model or a recording, got nothing of that name")
         only(context, ("format",), "with a recording", f"the model {path}")
-        found = _model(load(context, str(path), store, manifest, adapter, weights))
+        found = exported_graph(path) or _model(load(context, str(path), store, manifest, adapter, weights))
     else:
         # Frames in a NumPy file are told from windows by the format that is asked for.
         kind = "array" if path.suffix in ARRAYS and not format else "recording"
@@ -183,7 +184,9 @@ def _output(explainer: Explainer, spec: Any) -> dict[str, Any]:
 
 
 def _show(found: dict[str, Any]) -> None:
-    {"a model": _show_model, "a recording": _show_recording, "an array": _show_array}[found["is"]](found)
+    shown = {"a model": _show_model, "an exported graph": show_exported}
+    shown |= {"a recording": _show_recording, "an array": _show_array}
+    shown[found["is"]](found)
 
 
 def _show_array(found: dict[str, Any]) -> None:
