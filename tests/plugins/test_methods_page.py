@@ -8,6 +8,7 @@ from typing import get_args
 
 from tonescope_plugins.lrp import PRESETS
 from tonescope_server.engine.explainer import installed_plugins
+from tonescope_server.plugin import Requirement
 from tonescope_server.plugin.baseline import Named
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
@@ -27,6 +28,16 @@ def test_every_gradient_method_of_the_page_is_there_and_keeps_what_the_page_prom
         # The difference from the window before is complete, but not against the baseline.
         assert method.complete == (complete == "yes" and name != "`temporal_difference`"), name
         assert ("seed" in method.Parameters.model_fields or name == "`deep_shap`") == (sampled == "yes"), name
+        assert source
+
+
+def test_every_perturbation_method_of_the_page_is_there_and_keeps_what_the_page_promises():
+    methods = installed_plugins().methods
+    for name, _, complete, sampled, source in table("Perturbation methods"):
+        method = methods[name.strip("`")]
+        assert method.requirement is Requirement.PREDICTIONS, name
+        assert method.complete == (complete == "yes"), name
+        assert ("seed" in method.Parameters.model_fields) == (sampled == "yes"), name
         assert source
 
 
