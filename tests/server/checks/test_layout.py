@@ -144,3 +144,53 @@ def test_a_roll_is_never_named_where_header_bytes_stand_still(amplitude, series_
     rolled[:, 5] = 3.0
     found, _ = check_frames(series_from(rolled), replace(declared).cells)
     assert layout.TONES_ROLLED not in codes(found)
+
+
+# -- layouts without a null tone -----------------------------------------------------------------------------------
+
+WITHOUT_NULLS = [name for name in tone_layouts() if not tone_table(name).knows_nulls]
+
+
+def of_every_row(name, n=40, frames=20):
+    """Amplitudes that every tone has, smooth over time: (n, tones, frames), and the map."""
+    table, rng = tone_table(name), np.random.default_rng(4)
+    walk = 20 + rng.normal(0, 0.3, (len(table), n * frames)).cumsum(axis=1)
+    cells = walk.reshape(len(table), n, frames).transpose(1, 0, 2).astype(np.float32)
+    return cells, cell_map((len(table), frames), table, "tone_frame", frames)
+
+
+@pytest.mark.parametrize("name", WITHOUT_NULLS)
+def test_a_row_that_stands_still_is_told_though_the_layout_names_no_null(series_from, name):
+    cells, declared = of_every_row(name)
+    assert check_cells(cells, declared)[0] == []
+    cells[:, 5] = 12
+    assert codes(check_cells(cells, declared)[0]) == [layout.CONSTANT_ROWS]
+    frames = cells.transpose(0, 2, 1).reshape(-1, declared.n_tones)
+    assert codes(check_frames(series_from(frames), declared)[0]) == [layout.CONSTANT_ROWS]
+
+
+def test_rows_that_are_the_nulls_of_another_layout_name_it():
+    cells, declared = of_every_row("ht20_56")
+    cells[:, tone_table("ruview56").null_mask] = 0
+    (finding,) = check_cells(cells, declared)[0]
+    assert (finding.code, finding.remedy) == (layout.LAYOUT_MISMATCH, 'tones.layout = "ruview56"')
+
+
+@pytest.mark.parametrize("name", WITHOUT_NULLS)
+def test_without_nulls_the_order_is_told_by_what_neighbours_have_in_common(name):
+    cells, declared = of_every_row(name)
+    scrambled = np.ascontiguousarray(cells.transpose(0, 2, 1)).reshape(cells.shape)
+    (finding,), reading = check_cells(scrambled, declared)
+    assert (finding.code, finding.remedy) == (layout.FRAME_MAJOR, 'input.cell_order = "frame_tone"')
+    assert reading.cell_order == "frame_tone"
+
+
+def test_of_a_layout_that_nobody_stated_still_rows_may_be_the_nulls():
+    cells, _ = of_every_row("ht20_56")
+    cells[:, 5] = 0
+    assert check_cells(cells, cell_map(cells.shape[1:], tone_table("unknown_56"), "tone_frame", 20))[0] == []
+
+
+def test_no_windows_at_all_are_no_layout():
+    cells, declared = of_every_row("ht20_56")
+    assert check_cells(cells[:0], declared)[0] == []

@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from tests.faults import FAULTS, FRAMES, N_TONES, declared_by
+from tests.examined import dataset_of
+from tests.faults import FAULTS, FRAMES, N_TONES, VARIANTS, declared_by
 from tonescope_server import Explainer
 from tonescope_server.checks.layout import Reading
+from tonescope_server.cli.doctor import show
 from tonescope_server.cli.doctor_page import ALIVE, DEAD, NULL, NULL_ALIVE, figures_of, signature_map
 from tonescope_server.demo import store_path
 from tonescope_server.reports.dataset import read_dataset
@@ -276,3 +279,28 @@ def test_a_paired_file_is_examined_as_it_lies(run, shared: Path, tmp_path: Path)
     assert "which the zeros fit, 30.4% lies on tones that in truth carry none" in ran.out
     assert '   model.toml:\n       [input]\n       cell_order = "frame_tone"\n' in ran.out
     assert "on paired.jsonl (paired file: 24 windows, normalisation recording)" in ran.out
+
+
+def test_the_table_has_all_its_columns_in_a_terminal_of_eighty(monkeypatch, capsys, tmp_path: Path) -> None:
+    demo = Explainer.load(MODEL).model.manifest.normalisation
+    stream = VARIANTS["LAYOUT_MISMATCH"]["another layout"](0, declared_by(np.array(demo.mean), np.array(demo.std)))
+    explainer = Explainer.load(MODEL)
+    monkeypatch.setattr("tonescope_server.cli.doctor.out", Console(width=80))
+    show(examine(explainer, dataset_of(stream)))
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("tone_frame", "frame_tone"))]
+    assert rows
+    assert all(line.rstrip().endswith("%") and line.count("%") >= 3 and len(line) <= 80 for line in rows)
+    assert any("esp_lltf_secondary" in line for line in rows)
+
+
+def test_where_not_all_could_be_checked_the_verdict_says_so(run, recording: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.csi.jsonl"
+    short.write_text("".join(recording.read_text().splitlines(keepends=True)[:120]))
+    ran = run("doctor", "people_count", short)
+    assert ran.code == 3
+    assert "WARNING NOT_CHECKED" in ran.out
+    part = tmp_path / "part.csi.jsonl"
+    part.write_text("".join(recording.read_text().splitlines(keepends=True)[:300]))
+    ran = run("doctor", "people_count", part)
+    assert ran.code == 0
+    assert ran.out.splitlines()[-1] == "part.csi.jsonl: nothing wrong was found in what could be checked"

@@ -9,6 +9,8 @@ from scipy.signal import lfilter
 from tonescope_server.reports.tones.resampling import (
     Sources,
     block_length,
+    error_of_mean,
+    overlap_of,
     resample_recordings,
     resample_windows,
 )
@@ -109,3 +111,28 @@ def test_windows_that_are_all_alike_leave_nothing_in_doubt():
     sources = Sources(np.zeros(20, np.int64), np.zeros(20, np.int64), (2,))
     found = resample_windows(np.full((20, 3), 2.5), sources, 50, np.random.default_rng(0))
     np.testing.assert_array_equal(found.means, 2.5)
+
+
+def test_the_error_of_a_mean_over_overlapping_windows_is_that_of_the_mean():
+    """Against the spread of the means of 200 series, where windows counted as independent would halve it and more."""
+    series = np.stack([overlapping(seed) for seed in range(200)])
+    truth = series.mean(axis=1).std(axis=0)
+    told = np.mean([error_of_mean(each, np.zeros(len(each), np.int64), 8) for each in series[:40]], axis=0)
+    naive = series.std(axis=1).mean(axis=0) / np.sqrt(series.shape[1])
+    assert (truth > 2 * naive).all()
+    np.testing.assert_allclose(told, truth, rtol=0.2)
+
+
+def overlapping(seed, n=256, span=8):
+    """Means over ``span`` independent values each, of which the next window has all but one."""
+    values = np.random.default_rng(seed).normal(size=(n + span - 1, 2))
+    return np.stack([values[i : i + span].mean(axis=0) for i in range(n)])
+
+
+def test_the_error_of_one_window_is_not_known():
+    assert error_of_mean(np.ones((1, 3)), np.zeros(1, np.int64)) is None
+
+
+def test_consecutive_windows_overlap_by_their_hop_and_the_nodes_between_them():
+    assert overlap_of(20, 10, np.array([1, 2, 1, 2])) == 4
+    assert overlap_of(20, 0, np.array([1, 1])) == 1
