@@ -27,7 +27,9 @@ from tonescope.v1 import (
 from tonescope_server.config import Config, host_and_port
 from tonescope_server.errors import ConfigurationError
 from tonescope_server.live.session import Drain, Totals
+from tonescope_server.live.workers import Workers
 from tonescope_server.models.store import ModelStore
+from tonescope_server.plugin.conduct import Incident
 from tonescope_server.plugin.host import PluginHost
 from tonescope_server.services.attribution import AttributionService
 from tonescope_server.services.explainers import Explainers
@@ -91,8 +93,10 @@ class Daemon:
         self.totals = Totals()
         self.host = PluginHost.load() if host is None else host
         self._store = ModelStore(config.store, self.host.architectures)
-        self._loading = ThreadPoolExecutor(LOADERS, "loading")
-        self._computing = ThreadPoolExecutor(config.workers, "computing")
+        self.host.conduct.listener = _say_incident
+        limit_s, on_hang = config.plugin_timeout_s, self.host.hung
+        self._loading = Workers(LOADERS, "loading", limit_s, on_hang)
+        self._computing = Workers(config.workers, "computing", limit_s, on_hang)
         # One thread for the checks of all streams: not the workers', which a plugin may hold for as long as it likes.
         self._checking = ThreadPoolExecutor(1, "checks") if config.checks else None
         self._stop_metrics: Callable[[], None] = lambda: None
@@ -116,7 +120,7 @@ class Daemon:
         self._add_services()
         self.address = _bind(self._server, config.listen)
         if config.metrics:
-            self._stop_metrics = _metrics(self.totals, config.metrics)
+            self._stop_metrics = _metrics(self.totals, self.host, config.metrics)
         await self._server.start()
         await self._say_serving(health_pb2.HealthCheckResponse.SERVING)
         if config.store_refresh_s:
@@ -305,8 +309,18 @@ def _probe(host: str, port: int) -> None:
             probe.listen(1)
 
 
-def _metrics(totals: Totals, address: str) -> Callable[[], None]:
+def _say_incident(incident: Incident) -> None:
+    """Log what a method did wrong: the first time, and then ever more rarely, or a stream would fill the log."""
+    if incident.count & (incident.count - 1) and not incident.quarantined:
+        return
+    said = {"plugin": incident.plugin, "method": incident.method, "why": incident.message, "times": incident.count}
+    log.warning(f"method {incident.kind}", **said, exc_info=incident.cause)
+    if incident.quarantined:
+        log.error("method quarantined", plugin=incident.plugin, method=incident.method)
+
+
+def _metrics(totals: Totals, host: PluginHost, address: str) -> Callable[[], None]:
     try:
-        return serve_metrics(totals, *host_and_port(address))
+        return serve_metrics(totals, host, *host_and_port(address))
     except OSError as error:
         raise ConfigurationError(f"metrics {address}: {(error.strerror or str(error)).lower()}") from error

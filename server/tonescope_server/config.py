@@ -40,6 +40,8 @@ class Config(BaseSettings):
             one with the demonstration model.
         threads: threads of ONNX Runtime within one run; two help large graphs and hurt small ones.
         workers: threads that run what is too dear for the event loop.
+        plugin_timeout_s: how long a method's own code may keep one of them between two model evaluations, before the
+            request fails and another thread takes its place; 0 means for ever.
         max_streams: live streams at once; one more is refused.
         queue_windows: windows that wait in one stream before the oldest is dropped.
         checks: whether live streams are checked: their data, predictions and attributions.
@@ -58,6 +60,7 @@ class Config(BaseSettings):
     store: Path = Field(default_factory=usual_store)
     threads: Positive = 1
     workers: Positive = max(1, min(4, os.cpu_count() or 1))
+    plugin_timeout_s: Seconds = 10.0
     max_streams: Positive = 1024
     queue_windows: Positive = 64
     checks: bool = True

@@ -216,16 +216,16 @@ BROKEN = {
     "shapes: on conv_1d: expected cells of float32": procedure(
         lambda cells, windows: plugin.Estimate(cells.astype(np.float64))
     ),
-    "shapes: on conv_1d: expected units of shape": procedure(
+    "runs: on conv_1d: method 'good': expected units of shape": procedure(
         lambda cells, windows: plugin.Estimate(cells, units=np.zeros((1, 3), np.float32))
     ),
-    "shapes: on conv_1d: expected standard_error of shape": procedure(
+    "runs: on conv_1d: method 'good': expected standard_error of shape": procedure(
         lambda cells, windows: plugin.Estimate(cells, standard_error=np.zeros((len(cells), 1), np.float32))
     ),
     "runs: on conv_1d: method 'good': expected cells of shape": procedure(
         lambda cells, windows: plugin.Estimate(cells.reshape(len(cells), -1))
     ),
-    "finite: on conv_1d: cells": procedure(
+    "runs: on conv_1d: method 'good': cells of window": procedure(
         lambda cells, windows: plugin.Estimate(np.where(cells == cells.max(), np.float32(np.nan), cells))
     ),
     "raw: on conv_1d: the maximum of |cells|": procedure(

@@ -18,6 +18,9 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings.")] = None,
     threads: Annotated[int | None, typer.Option(help="ONNX Runtime threads within one run.")] = None,
     workers: Annotated[int | None, typer.Option(help="Threads for what is too dear to run inline.")] = None,
+    plugin_timeout_s: Annotated[
+        float | None, typer.Option(help="Seconds a method's own code may take between model evaluations; 0: any.")
+    ] = None,
     max_streams: Annotated[int | None, typer.Option(help="Live streams at once.")] = None,
     queue_windows: Annotated[int | None, typer.Option(help="Windows that wait in one stream.")] = None,
     checks: Annotated[

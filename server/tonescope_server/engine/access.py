@@ -9,6 +9,7 @@ import numpy as np
 
 from tonescope_server.engine.plan import Plan
 from tonescope_server.engine.targets import Resolved
+from tonescope_server.plugin.watch import in_host
 from tonescope_server.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -50,11 +51,13 @@ class Access:
 
     def score(self, points: FloatArray, window: IntArray) -> FloatArray:
         """Return the target's value at points, ``(n,)``."""
-        return self._run(self._plan, "score", points, window)
+        with in_host():
+            return self._run(self._plan, "score", points, window)
 
     def gradient(self, points: FloatArray, window: IntArray) -> FloatArray:
         """Return the gradient of the target at points, ``(n, *input shape)``."""
-        return self._run(self._explainer.differentiated(self._resolved), "gradient", points, window)
+        with in_host():
+            return self._run(self._explainer.differentiated(self._resolved), "gradient", points, window)
 
     def _run(self, plan: Plan, result: str, points: FloatArray, window: IntArray) -> FloatArray:
         name, dtype = self._explainer.model.input.name, np.dtype(self._explainer.model.input.dtype)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tonescope_server.engine.prepared import blamed_on
 from tonescope_server.errors import TonescopeError
 from tonescope_server.gradients.tape import Tape
 from tonescope_server.plugin.api import GraphMethod, Method
+from tonescope_server.plugin.conduct import said_by
+from tonescope_server.plugin.watch import in_plugin
 
 
 def why_not(method: Method, tape: Callable[[], Tape]) -> str:
@@ -22,9 +23,10 @@ def why_not(method: Method, tape: Callable[[], Tape]) -> str:
     if not isinstance(method, GraphMethod):
         return ""
     try:
-        method.describe(tape(), method.Parameters())
+        with in_plugin(method.name):
+            method.describe(tape(), method.Parameters())
     except TonescopeError as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001  a plugin may raise anything, and the other methods are still asked
-        return str(blamed_on(method, error))
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a plugin may raise anything; the others are still asked
+        return f"method '{method.name}' failed: {said_by(error)}"
     return ""

@@ -48,6 +48,7 @@ from tonescope_server.models.model import Model, TensorSpec
 from tonescope_server.models.store import ModelStore
 from tonescope_server.plugin.api import GraphMethod, Layer, Method, Parameters
 from tonescope_server.plugin.host import PluginHost
+from tonescope_server.plugin.watch import in_plugin
 from tonescope_server.types import FloatArray, Prediction
 
 STORE_VARIABLE = "TONESCOPE_STORE"
@@ -349,9 +350,12 @@ class Explainer:
         """Check a request and compile what it needs, without running it on anything yet."""
         chosen = self.host.method(method)
         try:
-            checked_parameters = chosen.Parameters.model_validate(dict(parameters or {}))
+            with in_plugin(method):
+                checked_parameters = chosen.Parameters.model_validate(dict(parameters or {}))
         except ValidationError as error:
             raise ParameterError(_first_line(method, error)) from error
+        except (Exception, SystemExit) as error:
+            raise self.host.blame(chosen, error) from error
         return Prepared(self, chosen, self.resolve(target), checked_parameters)
 
     def compiled(
@@ -417,7 +421,7 @@ class Explainer:
             keep = self.tapped(method, method.Parameters()) if isinstance(method, GraphMethod) else ()
             return self._tape(seed, keep)
 
-        return why_not(method, tape)
+        return self.host.conduct.quarantined.get(method.name) or why_not(method, tape)
 
     @cached_property
     def why_it_cannot_run(self) -> str:

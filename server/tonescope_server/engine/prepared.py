@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property, partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from tonescope_server.engine.baselines import manifest_baseline, named_baselines
 from tonescope_server.engine.plan import Plan
 from tonescope_server.engine.runs import Part, Results, joined, summed
 from tonescope_server.engine.targets import Resolved, is_open, predicted_as_elements, resolve
+from tonescope_server.engine.vetting import fault_of, first_not_finite, is_finite, overflow, rows_not_finite
 from tonescope_server.errors import MethodNotApplicableError, PluginError, TonescopeError
 from tonescope_server.gradients.tape import Tape
 from tonescope_server.plugin.api import (
@@ -30,6 +32,8 @@ from tonescope_server.plugin.api import (
     ProceduralMethod,
     Windows,
 )
+from tonescope_server.plugin.conduct import Kind
+from tonescope_server.plugin.watch import in_host, in_plugin, steps_of
 from tonescope_server.types import (
     FloatArray,
     IntArray,
@@ -56,6 +60,8 @@ STRAIGHT_THROUGH = ResultWarning(
     "STRAIGHT_THROUGH",
     "the model is quantised, and its gradient is a clipped straight-through estimate: rounding is passed through",
 )
+# Plugins whose own Python may run on the event loop: nothing could take the loop back from others'.
+OURS = "tonescope_plugins"
 COUPLED = ResultWarning(
     "BATCH_COUPLED",
     "what the model says of a window depends on the others in its batch, and so does this: send windows one by one",
@@ -74,6 +80,8 @@ class Prepared:
 
     def __init__(self, explainer: Explainer, method: Method, resolved: Resolved, parameters: Parameters) -> None:
         self._explainer = explainer
+        self._host = explainer.host
+        self._name = explainer.host.named(method)
         self._resolved = resolved
         self._checked = parameters
         self.method = method
@@ -85,7 +93,9 @@ class Prepared:
         self._plan = self._graph_plan(method) if isinstance(method, GraphMethod) else None
         self._is_fed = any(weights is not None for weights in resolved.weights)
         settled = {} if self._plan is None else self._plan.settled
-        self.parameters: Mapping[str, Any] = {**parameters.model_dump(mode="json"), **settled}
+        with self._blamed():
+            self.parameters: Mapping[str, Any] = {**parameters.model_dump(mode="json"), **settled}
+            self._is_steady = isinstance(method, GraphMethod) and bool(method.is_bounded(parameters))
         self._is_open = is_open(self.target)
         estimated = self._plan is not None and self._plan.rule_set != "" and explainer.is_quantised
         told = () if self._plan is None else self._plan.warnings
@@ -101,8 +111,9 @@ class Prepared:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether a window costs what others cost, whatever it holds: a graph does, a plugin's own loop need not."""
-        return isinstance(self.method, GraphMethod) and self.method.is_bounded(self._checked)
+        """Whether a window costs what others cost, whatever it holds: a graph does, a plugin's own code need not."""
+        ours = type(self.method).__module__.partition(".")[0] == OURS
+        return self._is_steady and (self._is_all_graph or ours)
 
     @property
     def resolved(self) -> Resolved:
@@ -171,14 +182,13 @@ class Prepared:
             PluginError: the method raised something of its own, or gave a result of the wrong shape.
         """
         start = perf_counter()
+        if not self._is_all_graph:
+            self._host.conduct.refuse(self.method.name, self._name)
         try:
             run = self._run_graph if self._plan is not None else self._run_procedure
-            found = run(x, check, previous)
-            return self._attribution(x, start, *found)
-        except TonescopeError:
-            raise
-        except Exception as error:
-            raise blamed_on(self.method, error) from error
+            return self._attribution(x, start, *run(x, check, previous))
+        except (Exception, SystemExit) as error:  # noqa: BLE001  it is raised again
+            self._blame(error)
 
     def progress(
         self, x: FloatArray, spend: Spend = free, *, row: int = 0, batch: int = 1
@@ -200,34 +210,31 @@ class Prepared:
         """
         start = perf_counter()
         refine = self._refine_graph if self._plan is not None else self._refine_procedure
-        try:
+        with self._blamed():
             for found, last in refine(x, slice(row, row + 1), batch, spend):
                 yield self._attribution(x, start, *found), last
-        except TonescopeError:
-            raise
-        except Exception as error:
-            raise blamed_on(self.method, error) from error
+                self._host.conduct.refuse(self.method.name, self._name)
 
     # -- graph methods ------------------------------------------------------------------------------------------
 
     def _graph_plan(self, method: GraphMethod) -> Plan:
-        try:
-            self._points = method.points(self._checked)
+        with self._blamed():
+            with in_plugin(method.name):
+                self._points = method.points(self._checked)
+                shape_key = method.graph_key(self._checked)
             nulls = self._nulls if self._is_all_graph else None
-            taps = tuple(self._explainer.tapped(method, self._checked))
-            shaped_by = (method.graph_key(self._checked), nulls.key if nulls is not None else None)
+            with in_plugin(method.name):
+                taps = tuple(self._explainer.tapped(method, self._checked))
+            shaped_by = (shape_key, nulls.key if nulls is not None else None)
             key = ("method", method.name, taps, *shaped_by)
 
             def describe(tape: Tape) -> None:
-                method.describe(tape, self._checked)
+                with in_plugin(method.name):
+                    method.describe(tape, self._checked)
                 if nulls is not None:
                     nulls.describe(tape)
 
             return self._explainer.compiled(key, self._resolved, describe, keep=taps)
-        except TonescopeError:
-            raise
-        except Exception as error:
-            raise blamed_on(method, error) from error
 
     def _run_graph(self, x: FloatArray, check: Check, previous: FloatArray | None) -> _Found:
         method = self.method
@@ -253,19 +260,22 @@ class Prepared:
             return estimate, results, self._points
         own = None if previous is None else previous[rows]
         windows = self._windows(x[rows], rows, own)
-        passes = self._passes(method, windows, rows, len(x), lambda _: check())
-        totals, spent, _ = deque(passes, maxlen=1).pop()
-        return method.finish(totals, windows, self._checked), totals, spent
+        with in_plugin(method.name):
+            passes = self._passes(method, windows, rows, len(x), lambda _: check())
+            totals, spent, _ = deque(passes, maxlen=1).pop()
+            return self._vetted(method.finish(totals, windows, self._checked), windows.x), totals, spent
 
     def _refine_graph(self, x: FloatArray, rows: slice, batch: int, spend: Spend) -> Iterator[tuple[_Found, bool]]:
         """Yield what is found after each run that adds to the estimate."""
         method = self.method
         assert isinstance(method, GraphMethod)  # the caller has looked
         windows = self._windows(x, rows)
-        for totals, spent, last in self._passes(method, windows, rows, batch, spend):
+        for totals, spent, last in steps_of(method.name, self._passes(method, windows, rows, batch, spend)):
             step = method.finish if last else method.progress
-            estimate = step(totals, windows, self._checked)
-            if estimate is not None:
+            with in_plugin(method.name):
+                estimate = step(totals, windows, self._checked)
+            if estimate is not None or last:
+                estimate = self._vetted(estimate, x)
                 prediction, share = self._explainer.read_prediction(totals), totals.get(null_sums.RESULT)
                 yield (estimate, prediction, totals["score"], spent, share), last
 
@@ -281,8 +291,9 @@ class Prepared:
         fed, spent = next(feeds, None), 0
         while fed is not None:
             points = method.points_of_run(fed, self._checked)
-            spend(points)
-            results = plan.session.run({**shared, **fed})
+            with in_host():
+                spend(points)
+                results = plan.session.run({**shared, **fed})
             totals = summed(totals, results) if totals else results
             spent += points
             fed = _next(feeds, results)
@@ -299,7 +310,10 @@ class Prepared:
         method, everyone = self._procedure(), slice(0, len(x))
         prediction = self._explainer.predict(x)
         access = Access(self._explainer, self._resolved_for(prediction), everyone, len(x), lambda _: check())
-        estimate = method.attribute(access, self._windows(x, everyone, previous), self._checked)
+        windows = self._windows(x, everyone, previous)
+        with in_plugin(method.name):
+            estimate = method.attribute(access, windows, self._checked)
+        self._vetted(estimate, x)
         score = access.score(x, np.arange(len(x), dtype=np.int64))
         return estimate, prediction, score, access.spent, None
 
@@ -310,8 +324,10 @@ class Prepared:
         access = Access(self._explainer, self._resolved_for(prediction), rows, batch, spend)
         score = access.score(x, np.zeros(1, np.int64))
         only = type(method).refine is ProceduralMethod.refine
-        for estimate in method.refine(access, self._windows(x, rows), self._checked):
-            yield (estimate, prediction, score, access.spent, None), only
+        with in_plugin(method.name):
+            refined = iter(method.refine(access, self._windows(x, rows), self._checked))
+        for estimate in steps_of(method.name, refined):
+            yield (self._vetted(estimate, x), prediction, score, access.spent, None), only
 
     def _procedure(self) -> ProceduralMethod:
         if not isinstance(self.method, ProceduralMethod):
@@ -373,6 +389,9 @@ class Prepared:
         share: FloatArray | None,
     ) -> Attribution:
         tones = self._tones(x, estimate)
+        told = estimate.warnings
+        if not is_finite(tones) or (estimate.tones is not None and not _is_finite(estimate.cells)):
+            told = (*told, *self._overflows(x, estimate, tones, score))
         if share is None and (nulls := self._nulls) is not None:
             share = nulls.share(estimate.cells, tones)
         return frozen(
@@ -386,7 +405,7 @@ class Prepared:
             null_tone_share=share,
             target=self._settled(prediction),
             evaluations=evaluations,
-            warnings=(*self._standing, *estimate.warnings, *_warnings(prediction, share)),
+            warnings=(*self._standing, *told, *_warnings(prediction, share)),
             units=estimate.units,
             standard_error=estimate.standard_error,
             batches=estimate.batches,
@@ -398,15 +417,73 @@ class Prepared:
         """Return the attribution per tone, folded from the cells where the method gives none itself."""
         cells, tones = estimate.cells, estimate.tones
         if cells is not None and cells.shape != x.shape:
-            raise PluginError(f"method '{self.method.name}': expected cells of shape {x.shape}, got {cells.shape}")
+            raise PluginError(f"{self._name}: expected cells of shape {x.shape}, got {cells.shape}")
         if tones is None:
             if cells is None:
-                raise PluginError(f"method '{self.method.name}' gave neither cells nor tones")
+                raise PluginError(f"{self._name} gave neither cells nor tones")
             tones = self._explainer.model.cells.fold(cells)
         expected = (len(x), self._explainer.model.cells.n_tones)
         if tones.shape != expected:
-            raise PluginError(f"method '{self.method.name}': expected tones of shape {expected}, got {tones.shape}")
+            raise PluginError(f"{self._name}: expected tones of shape {expected}, got {tones.shape}")
         return tones.astype(np.float32, copy=False)
+
+    # -- what a plugin does wrong -------------------------------------------------------------------------------
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        try:
+            yield
+        except (Exception, SystemExit) as error:  # noqa: BLE001  it is raised again
+            self._blame(error)
+
+    def _blame(self, error: BaseException) -> NoReturn:
+        """Blame what was raised on the method, unless it is an error of ours; one that blames it already is noted."""
+        if not isinstance(error, TonescopeError):
+            raise self._host.blame(self.method, error) from error
+        if isinstance(error, PluginError):
+            name = self.method.name
+            self._host.conduct.note(self._host.plugin_of(name), name, Kind.FAILED, str(error), error.__cause__)
+        raise error
+
+    def _vetted(self, estimate: Any, x: FloatArray) -> Estimate:
+        """Return what a method's own code gave, where it is an estimate."""
+        fault = fault_of(estimate, x.shape, self._explainer.model.cells.n_tones)
+        if fault:
+            raise PluginError(f"{self._name}: {fault}")
+        found: Estimate = estimate
+        return found
+
+    def _overflows(
+        self, x: FloatArray, estimate: Estimate, tones: FloatArray, score: FloatArray
+    ) -> Iterator[ResultWarning]:
+        """Yield a warning for each window on which the model itself is not finite; blame others on the method."""
+        given = {"cells": estimate.cells, "tones": tones}
+        bad = {name: rows_not_finite(values) for name, values in given.items() if values is not None}
+        for row in sorted({int(row) for rows in bad.values() for row in rows}):
+            if not np.isfinite(score[row]):
+                yield overflow(row, "score")
+            elif not self._has_finite_gradient(x, row):
+                yield overflow(row, "gradient")
+            else:
+                name = next(name for name, rows in bad.items() if row in rows)
+                values = given[name]
+                assert values is not None  # it was looked at
+                where = f" of window {row}" if len(x) > 1 else ""
+                raise PluginError(
+                    f"{self._name}: {name}{where} are not finite ({first_not_finite(values[row])}), "
+                    "though the model's score and gradient are"
+                )
+
+    def _has_finite_gradient(self, x: FloatArray, row: int) -> bool:
+        """Say whether the model's own gradient is finite on a window; where it has none, it is not to blame."""
+        prediction = self._explainer.predict(x)
+        everyone = slice(0, len(x))
+        access = Access(self._explainer, self._resolved_for(prediction), everyone, len(x), free)
+        try:
+            gradient = access.gradient(x[row : row + 1], np.array([row], dtype=np.int64))
+        except TonescopeError:
+            return True
+        return is_finite(gradient)
 
     def _settled(self, prediction: Prediction) -> Target:
         if not self._is_open:
@@ -423,10 +500,8 @@ def _keeps(method: Method, name: str) -> bool:
     return getattr(type(method), name, None) is getattr(GraphMethod, name)
 
 
-def blamed_on(method: Method, error: Exception) -> PluginError:
-    """Put whatever a method raised into one line."""
-    first = (str(error).splitlines() or [""])[0]
-    return PluginError(f"method '{method.name}' failed: {type(error).__name__}: {first}")
+def _is_finite(values: FloatArray | None) -> bool:
+    return values is None or is_finite(values)
 
 
 def _next(feeds: Feeds, results: Results) -> Mapping[str, npt.NDArray[Any]] | None:

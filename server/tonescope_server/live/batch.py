@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tonescope_server.engine.attribution import Attribution
-from tonescope_server.errors import DeadlineError, TonescopeError
+from tonescope_server.errors import DeadlineError, PluginTimeoutError, TonescopeError
 from tonescope_server.live.messages import Answer, Job
 from tonescope_server.live.previous import together
 
@@ -86,7 +86,6 @@ class Sharing:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._most = inline_windows(plan)
         self._waiting: list[tuple[npt.NDArray[Any], asyncio.Future[_Part]]] = []
         self.streams = 0
 
@@ -106,10 +105,10 @@ class Sharing:
         return await future
 
     def _run_all(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        most, waiting, self._waiting = inline_windows(self._plan), self._waiting, []
         while waiting:
             count, windows = 1, len(waiting[0][0])
-            while count < len(waiting) and windows + len(waiting[count][0]) <= self._most:
+            while count < len(waiting) and windows + len(waiting[count][0]) <= most:
                 windows += len(waiting[count][0])
                 count += 1
             self._run_some(waiting[:count])
@@ -201,6 +200,8 @@ class Runner:
         except DeadlineError:
             raise
         except TonescopeError as error:
+            if isinstance(error, PluginTimeoutError):  # each alone would take as long again
+                return dict.fromkeys((job.index for job in jobs), (error, 0, time.perf_counter() - begun))
             if len(jobs) == 1:
                 return {jobs[0].index: (error, 0, time.perf_counter() - begun)}
             alone = [await self._outcomes([job]) for job in jobs]

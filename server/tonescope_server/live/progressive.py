@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from tonescope_server.engine.prepared import Prepared
 from tonescope_server.engine.progress import Stop, Update, refine
-from tonescope_server.errors import DeadlineError, TonescopeError, UnavailableError
+from tonescope_server.errors import DeadlineError, PluginTimeoutError, TonescopeError, UnavailableError
 from tonescope_server.live.batch import Patience
 from tonescope_server.live.messages import Job
 
@@ -238,7 +238,10 @@ class Progressive:
         evaluations, updates, compute_s = window.evaluations, window.updates, window.compute_s
         seconds = min(STEP_S, self._interval_s) if updates else 0.0  # nobody waits for a first estimate to get better
         loop = asyncio.get_running_loop()
-        standing = await loop.run_in_executor(self._computing, window.step, seconds)
+        try:
+            standing = await loop.run_in_executor(self._computing, window.step, seconds)
+        except PluginTimeoutError as error:  # the step is still under way, on a thread that was given up
+            standing = Standing(window.job, error)
         self._totals.evaluations += window.evaluations - evaluations
         self._totals.updates += window.updates - updates
         self._totals.compute_s += window.compute_s - compute_s

@@ -1,7 +1,7 @@
 """The threads that run what is too dear for the event loop. One that a plugin does not give back is replaced.
 
-A plugin's code may hang. The thread it holds is given up after a time limit, another takes its place, and whoever waited
-gets an error that names the method. Model evaluations do not count (``plugin.watch``).
+A plugin's code may hang. The thread it holds is given up after a time limit, another takes its place, and whoever
+waited gets an error that names the method. Model evaluations do not count (``plugin.watch``).
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Conduct:
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str, Kind]] = Counter()
         self.quarantined: dict[str, str] = {}
-        self.listener: Callable[[Incident], None] = lambda incident: None
+        self.listener: Callable[[Incident], None] = lambda _: None
         self._lock = Lock()
 
     def note(self, plugin: str, method: str, kind: Kind, message: str, cause: BaseException | None = None) -> None:
@@ -74,3 +74,8 @@ class Conduct:
         """
         if method in self.quarantined:
             raise PluginError(f"{named} is quarantined: {self.quarantined[method]}")
+
+
+def said_by(error: BaseException) -> str:
+    """Put what was raised into one line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

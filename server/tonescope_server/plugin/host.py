@@ -10,13 +10,15 @@ from typing import Any, Protocol
 import pluggy
 
 from tonescope_server.csi.decoders import Decoder
-from tonescope_server.errors import NotFoundError, UnknownMethodError
+from tonescope_server.errors import NotFoundError, PluginError, PluginTimeoutError, UnknownMethodError
 from tonescope_server.gradients.rule_set import RuleSet
 from tonescope_server.marker import NAME
 from tonescope_server.models.architectures import Architecture
 from tonescope_server.plugin import hookspecs
 from tonescope_server.plugin.api import Method
+from tonescope_server.plugin.conduct import Conduct, Kind, said_by
 from tonescope_server.plugin.metric import Metric
+from tonescope_server.plugin.statements import check_statements
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class PluginHost:
         diagnostics: of a model over data: metrics that judge explanations.
         sinks: places that explanations are also sent to.
         failures: plugins that could not be loaded.
+        conduct: what methods did wrong since.
     """
 
     methods: dict[str, Method] = field(default_factory=dict)
@@ -64,6 +67,7 @@ class PluginHost:
     diagnostics: dict[str, Metric] = field(default_factory=dict)
     sinks: dict[str, Any] = field(default_factory=dict)
     failures: list[PluginFailure] = field(default_factory=list)
+    conduct: Conduct = field(default_factory=Conduct)
     _origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
 
     @classmethod
@@ -71,7 +75,8 @@ class PluginHost:
         """Load every plugin of the entry-point group ``tonescope``, or the given ones.
 
         A plugin that raises while it is imported or asked, that implements an unknown hook, or that offers a name
-        already taken, is recorded in ``failures``; whatever else it and others offer is kept.
+        already taken or a method that does not say what it is, is recorded in ``failures``; whatever else it and
+        others offer is kept.
         """
         host = cls()
         for point in sorted(entry_points(group=NAME) if points is None else points, key=_builtin_first):
@@ -112,25 +117,64 @@ class PluginHost:
         """Tell which plugin offers ``name``; ``kind`` is a field of this class, such as ``methods``."""
         return self._origins[kind, name]
 
+    def named(self, method: Method) -> str:
+        """Name a method, and the plugin that it comes from, where it was loaded as one."""
+        plugin = self.plugin_of(method.name)
+        return f"method '{method.name}' of plugin '{plugin}'" if plugin else f"method '{method.name}'"
+
+    def blame(self, method: Method, error: BaseException) -> PluginError:
+        """Put whatever a method raised into one line, and note it."""
+        blamed = PluginError(f"{self.named(method)} failed: {said_by(error)}")
+        self.conduct.note(self.plugin_of(method.name), method.name, Kind.FAILED, str(blamed), error)
+        return blamed
+
+    def hung(self, method: str, limit_s: float) -> PluginTimeoutError:
+        """Note that a method did not come back, and return the error that says so."""
+        error = PluginTimeoutError(
+            f"{self.named(self.method(method))} hung: its code did not come back within {limit_s:g} s"
+        )
+        self.conduct.note(self.plugin_of(method), method, Kind.HUNG, str(error))
+        return error
+
+    def refuse_quarantined(self, method: str) -> None:
+        """Refuse a method that was quarantined for what it did.
+
+        Raises:
+            PluginError: it was; the message says why.
+        """
+        if method in self.conduct.quarantined:
+            self.conduct.refuse(method, self.named(self.method(method)))
+
+    def plugin_of(self, method: str) -> str:
+        """Return the plugin that a method comes from; "" where it was not loaded as one."""
+        origin = self._origins.get(("methods", method))
+        return origin.plugin if origin is not None else ""
+
     def _load_one(self, point: EntryPoint) -> None:
         manager = pluggy.PluginManager(NAME)
         manager.add_hookspecs(hookspecs)
         try:
             manager.register(point.load(), name=point.name)
             manager.check_pending()
-        except Exception as error:  # noqa: BLE001  whatever a plugin raises must not take the daemon down
+        except (Exception, SystemExit) as error:  # noqa: BLE001  whatever it raises must not take the daemon down
             self._failed(point, error)
             return
         for kind, table in self._tables().items():
             hook: Callable[[], list[list[_Named]]] = getattr(manager.hook, f"tonescope_{kind}")
             try:
                 offered = [item for items in hook() for item in items]
-                for item in offered:
-                    self._take(kind, table, item, point)
-            except Exception as error:  # noqa: BLE001  as above
+            except (Exception, SystemExit) as error:  # noqa: BLE001  as above
                 self._failed(point, error)
+                continue
+            for item in offered:
+                try:
+                    self._take(kind, table, item, point)
+                except (Exception, SystemExit) as error:  # noqa: BLE001  as above
+                    self._failed(point, error)
 
     def _take(self, kind: str, table: dict[str, Any], item: _Named, point: EntryPoint) -> None:
+        if kind == "methods":
+            check_statements(item)
         if item.name in table:
             taken = self._origins[kind, item.name].plugin
             raise ValueError(f"{kind} '{item.name}' is already offered by plugin '{taken}'")
@@ -142,9 +186,8 @@ class PluginHost:
             distribution.version if distribution else "",
         )
 
-    def _failed(self, point: EntryPoint, error: Exception) -> None:
-        lines = str(error).splitlines() or [""]
-        self.failures.append(PluginFailure(point.name, f"{type(error).__name__}: {lines[0]}"))
+    def _failed(self, point: EntryPoint, error: BaseException) -> None:
+        self.failures.append(PluginFailure(point.name, said_by(error)))
 
     def _tables(self) -> Mapping[str, dict[str, Any]]:
         return {

@@ -1,7 +1,7 @@
 """Whose code a thread is in, and since when: what tells a plugin that hangs from a model that takes its time.
 
-A thread is watched where somebody asked for it (``begin``): the daemon's workers are, a notebook is not. Who watches it,
-and what comes of it, is ``live.workers``.
+A thread is watched where somebody asked for it (``begin``): the daemon's workers are, a notebook is not. Who watches
+it, and what comes of it, is ``live.workers``.
 """
 
 from __future__ import annotations

@@ -50,19 +50,21 @@ class ModelInUse:
     ) -> Prepared:
         """Return a request ready to run; its cost measured, where ``timed``. Blocks: call it on the executor.
 
-        To measure it is to run it to its end, which who wants what comes before the end does not wait for.
+        To measure it is to run it to its end, which who wants what comes before the end does not wait for; and what one
+        window costs says nothing of another where the cost is not bounded.
 
         Raises:
             TonescopeError: what is wrong with the method, the target or a parameter.
         """
         key = (method or DEFAULT_METHOD, target, json.dumps(dict(parameters), sort_keys=True))
+        self.explainer.host.refuse_quarantined(key[0])
         with self._lock:
             prepared = self._prepared.get(key)
             if prepared is not None:
                 self._prepared.move_to_end(key)
         if prepared is None:
             prepared = self.explainer.prepare(key[0], target, parameters)
-        if timed:
+        if timed and prepared.is_bounded:
             _ = prepared.seconds_per_window  # measured here, where it may take its time, and once
         with self._lock:
             self._prepared[key] = prepared

@@ -10,13 +10,15 @@ from prometheus_client.registry import Collector
 
 from tonescope_server.live.progressive import ProgressiveTotals
 from tonescope_server.live.session import Totals
+from tonescope_server.plugin.host import PluginHost
 
 
 class StreamCollector(Collector):
-    """Reads the totals over all live streams."""
+    """Reads the totals over all live streams, and what plugins did wrong."""
 
-    def __init__(self, totals: Totals) -> None:
+    def __init__(self, totals: Totals, host: PluginHost) -> None:
         self._totals = totals
+        self._host = host
 
     def collect(self) -> Iterator[Metric]:
         """Return every metric as it is now."""
@@ -35,6 +37,7 @@ class StreamCollector(Collector):
             findings.add_metric([code], count)
         yield findings
         yield from _progressive(totals.progressive)
+        yield from _plugins(self._host)
         yield CounterMetricFamily("tonescope_compute_seconds", "Time spent explaining.", totals.compute_s)
         yield CounterMetricFamily("tonescope_queue_seconds", "Time windows waited.", totals.queue_s)
 
@@ -63,14 +66,35 @@ def _progressive(totals: ProgressiveTotals) -> Iterator[Metric]:
     )
 
 
-def serve_metrics(totals: Totals, host: str, port: int) -> Callable[[], None]:
+def _plugins(host: PluginHost) -> Iterator[Metric]:
+    """Return the metrics of plugins: those that were not loaded, and what methods did wrong."""
+    yield GaugeMetricFamily(
+        "tonescope_plugins_not_loaded", "Plugins that failed to load, as a whole or in part.", len(host.failures)
+    )
+    incidents = CounterMetricFamily(
+        "tonescope_method_incidents",
+        "What methods did wrong: they failed, or hung.",
+        labels=["plugin", "method", "kind"],
+    )
+    for (plugin, method, kind), count in sorted(host.conduct.counts.copy().items()):
+        incidents.add_metric([plugin, method, kind], count)
+    yield incidents
+    quarantined = GaugeMetricFamily(
+        "tonescope_methods_quarantined", "Methods that are refused until the next start.", labels=["method"]
+    )
+    for method in sorted(host.conduct.quarantined.copy()):
+        quarantined.add_metric([method], 1)
+    yield quarantined
+
+
+def serve_metrics(totals: Totals, plugins: PluginHost, host: str, port: int) -> Callable[[], None]:
     """Serve the metrics over HTTP, from a thread of their own; return what stops it.
 
     Raises:
         OSError: the address cannot be used.
     """
     registry = CollectorRegistry()
-    registry.register(StreamCollector(totals))
+    registry.register(StreamCollector(totals, plugins))
     server, thread = start_http_server(port, host, registry)
 
     def stop() -> None:

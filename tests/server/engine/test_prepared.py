@@ -286,7 +286,8 @@ def estimate(**fields):
     [
         (raising(RuntimeError("two\nlines")), r"^method 'failing' failed: RuntimeError: two$"),
         (raising(KeyError()), r"^method 'failing' failed: KeyError: $"),
-        (lambda model, windows: None, r"^method 'failing' failed: AttributeError"),
+        (lambda model, windows: None, r"^method 'failing': expected an Estimate, got NoneType$"),
+        (raising(SystemExit(3)), r"^method 'failing' failed: SystemExit: 3$"),
         (estimate(), r"^method 'failing' gave neither cells nor tones$"),
         (
             estimate(cells=np.zeros((5, 3), np.float32)),
