@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ class RandomisationParameters(Parameters):
         "that came before stay random.",
     )
     max_steps: int = Field(8, ge=1, le=256, description="Steps at most: in deep models several layers go at a time.")
+    models: int = Field(3, ge=1, le=64, description="How many times all weights are drawn; results are averaged.")
     copies: int = Field(
         0,
         ge=0,
@@ -61,8 +62,7 @@ class ParameterRandomisation(_Randomisation):
 
     def measure(self, judged: Judged, parameters: Any) -> Measured:
         """Explain the model and what becomes of it, and compare."""
-        own, names, others = _all(judged, parameters)
-        values = np.stack([similarity(own, each) for each in others], axis=1)
+        names, values = _compared(judged, parameters, similarity)
         return Measured(values[:, -1], {SIMILARITY: values}, steps={SIMILARITY: names})
 
 
@@ -83,10 +83,7 @@ class EntropyRise(_Randomisation):
 
     def measure(self, judged: Judged, parameters: Any) -> Measured:
         """Explain the model and what becomes of it, and compare entropies."""
-        own, names, others = _all(judged, parameters)
-        before = entropy(own)
-        of = np.where(before > 1e-12, before, 1.0)
-        values = np.stack([(entropy(each) - before) / of for each in others], axis=1)
+        names, values = _compared(judged, parameters, rise)
         return Measured(values[:, -1], {RISE: values}, steps={RISE: names})
 
 
@@ -100,16 +97,25 @@ def similarity(a: Float64Array, b: Float64Array) -> Float64Array:
     return np.where(zero[0] & zero[1], 1.0, product)
 
 
-def _all(judged: Judged, parameters: Any) -> tuple[Float64Array, tuple[str, ...], list[Float64Array]]:
-    """Return the model's own attribution, and the names of the layers with what it is after each."""
+def rise(a: Float64Array, b: Float64Array) -> Float64Array:
+    """Return by which part the entropy of rows rises from a to b; in nats where a has none."""
+    before = entropy(a)
+    return np.asarray((entropy(b) - before) / np.where(before > 1e-12, before, 1.0))
+
+
+def _compared(
+    judged: Judged, parameters: Any, compare: Callable[[Float64Array, Float64Array], Float64Array]
+) -> tuple[tuple[str, ...], Float64Array]:
+    """Compare the model's own attribution with what it is after each layer: names, and ``(n, steps)``."""
     own = judged.attribution
     if parameters.copies:
         own = _smooth(judged, judged.attribute, parameters)
-    names, others = [], []
-    for name, attribute in judged.randomised(parameters.order, parameters.max_steps):
-        names.append(name)
-        others.append(_smooth(judged, attribute, parameters))
-    return own, tuple(names), others
+    values = []
+    for draw in range(parameters.models):
+        steps = list(judged.randomised(parameters.order, parameters.max_steps, draw))
+        others = (_smooth(judged, attribute, parameters) for _, attribute in steps)
+        values.append(np.stack([compare(own, each) for each in others], axis=1))
+    return tuple(name for name, _ in steps), np.asarray(np.mean(values, axis=0))
 
 
 def _smooth(judged: Judged, attribute: Attribute, parameters: Any) -> Float64Array:

@@ -52,21 +52,21 @@ def weight_layers(model: Model, output: str | None = None) -> tuple[WeightLayer,
     return tuple(found)
 
 
-def with_random_weights(model: Model, layers: Sequence[WeightLayer], seed: int) -> Model:
+def with_random_weights(model: Model, layers: Sequence[WeightLayer], seed: int, draw: int = 0) -> Model:
     """Return the model with the weights of some layers drawn at random; its digest is another.
 
     Matrices and kernels are normal numbers of mean zero and of their own root mean square, so that what passes through
     keeps its scale. Vectors (biases, scales, running variances) and quantised weights are shuffled: a variance stays
-    positive. What is drawn for a weight depends on the seed and its name alone.
+    positive. What is drawn for a weight depends on the seed, the draw and its name alone.
     """
     graph = model.graph.clone()
     names = sorted({name for layer in layers for name in layer.weights})
     for name in names:
         value = graph.graph.initializers[name]
         assert value.const_value is not None  # weights are embedded
-        array = _random(value.const_value.numpy(), generator(seed, f"weights of {name}", 0))
+        array = _random(value.const_value.numpy(), generator(seed, f"weights of {name}", draw))
         value.const_value = ir.tensor(array, name=name)
-    told = "\n".join([model.digest, str(seed), *names])
+    told = "\n".join([model.digest, str(seed), str(draw), *names])
     return replace(model, graph=graph, digest=hashlib.sha256(told.encode()).hexdigest())
 
 

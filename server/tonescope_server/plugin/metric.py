@@ -56,8 +56,8 @@ class LayerOrder(StrEnum):
     """From the layer that makes the output downwards."""
 
 
-Randomised = Callable[[LayerOrder, int], Iterator[tuple[str, Attribute]]]
-"""``(order, most steps) →`` the name of the last layer randomised, and the attribution of the model as it then is."""
+Randomised = Callable[[LayerOrder, int, int], Iterator[tuple[str, Attribute]]]
+"""``(order, most steps, draw of weights) →`` the name of the last layer randomised, and the attribution of the model as it then is."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,8 +41,8 @@ def by_chance(judged: Judged, chance: Chance, draw: int) -> Judged:
 
         return instead
 
-    def randomised(order: LayerOrder, most: int) -> Iterator[tuple[str, Attribute]]:
-        for name, attribute in judged.randomised(order, most):
+    def randomised(order: LayerOrder, most: int, weights: int) -> Iterator[tuple[str, Attribute]]:
+        for name, attribute in judged.randomised(order, most, weights):
             yield name, instead_of(attribute)
 
     return replace(

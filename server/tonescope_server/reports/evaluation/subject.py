@@ -145,7 +145,9 @@ class Subject:
             planted=None if self.planted is None else self.features.planted(self.planted),
         ), found
 
-    def randomised(self, order: LayerOrder, most: int, output: str | None) -> Iterator[tuple[str, Explainer]]:
+    def randomised(
+        self, order: LayerOrder, most: int, draw: int, output: str | None
+    ) -> Iterator[tuple[str, Explainer]]:
         """Yield the model with more and more of its layers randomised, and the name of the last of them."""
         layers = weight_layers(self.explainer.model, output)
         if not layers:
@@ -153,9 +155,9 @@ class Subject:
         ordered = layers if order is LayerOrder.BOTTOM_UP else layers[::-1]
         steps = np.unique(np.round(np.linspace(0, len(layers), min(most, len(layers)) + 1)).astype(int))[1:]
         for count in steps.tolist():
-            names = tuple(sorted(layer.name for layer in ordered[:count]))
+            names = (str(draw), *sorted(layer.name for layer in ordered[:count]))
             if names not in self._random:
-                model = with_random_weights(self.explainer.model, ordered[:count], self.seed)
+                model = with_random_weights(self.explainer.model, ordered[:count], self.seed, draw)
                 self._random[names] = Explainer(model, self.explainer.host, cache=PlanCache(RANDOM_MODELS_BYTES))
             yield ordered[count - 1].name, self._random[names]
 
@@ -190,10 +192,10 @@ class _Asked:
         return lambda points, window: _remembered(memo, points, window, lambda: make(points, window))
 
     def randomised(
-        self, order: LayerOrder, most: int
+        self, order: LayerOrder, most: int, draw: int
     ) -> Iterator[tuple[str, Callable[[FloatArray, IntArray], Float64Array]]]:
         """Yield what asks for the attribution of the model with more and more random layers."""
-        for name, explainer in self._subject.randomised(order, most, _output(self._target)):
+        for name, explainer in self._subject.randomised(order, most, draw, _output(self._target)):
             yield name, self.attribute(explainer)
 
 
