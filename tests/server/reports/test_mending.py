@@ -16,7 +16,7 @@ from tonescope_server.demo import recording_path, store_path
 from tonescope_server.models.manifest import Manifest
 from tonescope_server.reports.dataset import read_dataset
 from tonescope_server.reports.doctor import examine
-from tonescope_server.reports.mending import Outcome, is_clean, rearranged, roll_to, rows_of
+from tonescope_server.reports.mending import Outcome, is_clean, mend, rearranged, roll_to, rows_of
 
 MODEL = store_path() / "people_count" / "1"
 LLTF = tone_table("esp_lltf")
@@ -106,3 +106,11 @@ def test_what_lies_as_declared_is_left_as_it_is(declared, demo_model, kind):
         np.testing.assert_array_equal(same.frames[5].values, data.frames[5].values)
     else:
         np.testing.assert_array_equal(same.cells, data.cells)
+
+
+def test_all_three_remedies_are_tried(declared, demo_model):
+    report, model, data = examined(VARIANTS["FRAME_MAJOR"]["frame-major, normalised"], declared, demo_model)
+    tried = mend(model, data, "", 0, report.trial.best)
+    assert tried.declared.faults == tried.rearranged.faults == ("WRONG_NORMALISATION",)
+    assert tried.declared.share > 0.3
+    assert tried.anew.is_clean
