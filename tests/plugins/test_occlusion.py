@@ -297,6 +297,15 @@ def test_a_frequencys_value_goes_to_the_tones_that_have_it(oracles):
     assert np.abs(np.delete(result.tones[0], [7, 9, 11])).max() < 1e-7
 
 
+def test_energy_is_that_of_the_time_axis_also_at_the_highest_frequency(oracles):
+    oracle = oracles["conv_1d"]
+    x = np.full((1, 56, 6), 0.25, np.float32)
+    x[0, 7] += np.cos(2 * np.pi * np.arange(6) / 6)  # energy 3
+    x[0, 9] += np.cos(np.pi * np.arange(6))  # energy 6
+    result = oracle.explainer.explain(x, METHOD, 1, along="time_frequency", band_edges=[0.1, 0.5])
+    np.testing.assert_allclose(result.tones[0, [7, 9]], result.units[0, 0] * np.array([1, 2]) / 3, rtol=1e-4)
+
+
 def test_bands_of_frequencies_are_given_by_edges_or_by_size(oracles):
     oracle = oracles["conv_2d"]  # 12 frames: 0, 1/12, … 6/12 cycles per frame
     flat, series = oracle.x.reshape(5, -1), series_of(oracle)
