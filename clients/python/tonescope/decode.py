@@ -170,9 +170,12 @@ def model_detail(message: model_pb2.ModelDetail) -> r.ModelDetail:
 
 def methods(message: method_service_pb2.ListMethodsResponse) -> r.Methods:
     """Read the method list."""
+    failures: dict[str, str] = {}
+    for each in message.failures:  # a plugin may fail in several ways
+        failures[each.plugin] = "; ".join(filter(None, (failures.get(each.plugin), each.message)))
     return r.Methods(
         tuple(_method(each) for each in message.methods),
-        {each.plugin: each.message for each in message.failures},
+        failures,
         tuple(_rule_set(each) for each in message.rule_sets),
     )
 
@@ -201,6 +204,7 @@ def _method(message: method_service_pb2.Method) -> r.MethodInfo:
         message.plugin,
         message.version,
         message.complete,
+        message.quarantined,
     )
 
 

@@ -279,7 +279,13 @@ class ModelDetail:
 
 @dataclass(frozen=True, slots=True)
 class MethodInfo:
-    """One attribution method: ``parameters`` is a JSON Schema; ``requirement`` what it needs of a model."""
+    """One attribution method.
+
+    Attributes:
+        parameters: a JSON Schema.
+        requirement: what it needs of a model.
+        quarantined: why the daemon refuses it until its next start; "" where it does not.
+    """
 
     name: str
     summary: str
@@ -289,6 +295,7 @@ class MethodInfo:
     plugin: str
     version: str
     complete: bool
+    quarantined: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,9 @@ def methods(
         _show_one(found[0])
     else:
         _show_all(listed)
+    for method in found:
+        if method.quarantined:
+            remark(f"method {method.name} of plugin {method.plugin} is quarantined: {method.quarantined}")
     for plugin, why in listed.failures.items():
         remark(f"plugin {plugin} was not loaded: {why}")
 
@@ -64,7 +67,9 @@ def _installed() -> Methods:
                 complete=method.complete,
             )
         )
-    failures = {failure.plugin: failure.message for failure in host.failures}
+    failures: dict[str, str] = {}
+    for failure in host.failures:
+        failures[failure.plugin] = "; ".join(filter(None, (failures.get(failure.plugin), failure.message)))
     return Methods(tuple(found), failures, tuple(_rule_sets(host)))
 
 

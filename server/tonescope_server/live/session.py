@@ -14,6 +14,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from tonescope_server.engine.attribution import Attribution
+from tonescope_server.engine.vetting import OVERFLOW
 from tonescope_server.errors import TonescopeError
 from tonescope_server.live.batch import Runner
 from tonescope_server.live.buffer import WindowBuffer
@@ -260,6 +261,8 @@ class Session:
                 self._totals.findings[warning.code] += new
 
     def _add_running(self, answer: Answer, result: Attribution) -> None:
+        if any(warning.code == OVERFLOW and warning.window == answer.row for warning in result.warnings):
+            return  # one of these would make the mean of all that follow one, too
         tones, node = result.tones[answer.row], answer.job.node_id
         running = self._running.get(node)
         if running is None:

@@ -20,9 +20,10 @@ _REQUIREMENTS = {
 
 
 class MethodService(service_grpc.MethodServiceServicer):
-    """The attribution methods of the daemon. They do not change while it runs."""
+    """The attribution methods of the daemon. They do not change while it runs, but for those that are quarantined."""
 
     def __init__(self, host: PluginHost) -> None:
+        self._quarantined = host.conduct.quarantined
         methods = [_method_of(host, host.methods[name]) for name in sorted(host.methods)]
         failures = [service_pb2.PluginFailure(plugin=f.plugin, message=f.message) for f in host.failures]
         rule_sets = [_rule_set_of(host, host.rule_sets[name]) for name in sorted(host.rule_sets)]
@@ -34,7 +35,13 @@ class MethodService(service_grpc.MethodServiceServicer):
         context: Any,
     ) -> service_pb2.ListMethodsResponse:
         """List the methods, the rule sets, and the plugins that failed to load."""
-        return self._answer
+        if not self._quarantined:
+            return self._answer
+        answer = service_pb2.ListMethodsResponse()
+        answer.CopyFrom(self._answer)
+        for method in answer.methods:
+            method.quarantined = self._quarantined.get(method.name, "")
+        return answer
 
 
 def _method_of(host: PluginHost, method: Method) -> service_pb2.Method:

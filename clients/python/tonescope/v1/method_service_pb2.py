@@ -24,25 +24,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tonescope/v1/method_service.proto\x12\x0ctonescope.v1\"\x14\n\x12ListMethodsRequest\"\x95\x01\n\x13ListMethodsResponse\x12%\n\x07methods\x18\x01 \x03(\x0b\x32\x14.tonescope.v1.Method\x12-\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1b.tonescope.v1.PluginFailure\x12(\n\trule_sets\x18\x03 \x03(\x0b\x32\x15.tonescope.v1.RuleSet\"\xba\x01\n\x06Method\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\x12.\n\x0brequirement\x18\x04 \x01(\x0e\x32\x19.tonescope.v1.Requirement\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x0e\n\x06plugin\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t\x12\x10\n\x08\x63omplete\x18\x08 \x01(\x08\"\x7f\n\x07RuleSet\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0e\n\x06plugin\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x11\n\treference\x18\x06 \x01(\x08\x12\x11\n\trelevance\x18\x07 \x01(\x08\"0\n\rPluginFailure\x12\x0e\n\x06plugin\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*\x94\x01\n\x0bRequirement\x12\x1b\n\x17REQUIREMENT_UNSPECIFIED\x10\x00\x12\x1b\n\x17REQUIREMENT_PREDICTIONS\x10\x01\x12\x19\n\x15REQUIREMENT_GRADIENTS\x10\x02\x12\x15\n\x11REQUIREMENT_LAYER\x10\x03\x12\x19\n\x15REQUIREMENT_ATTENTION\x10\x04\x32\x63\n\rMethodService\x12R\n\x0bListMethods\x12 .tonescope.v1.ListMethodsRequest\x1a!.tonescope.v1.ListMethodsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tonescope/v1/method_service.proto\x12\x0ctonescope.v1\"\x14\n\x12ListMethodsRequest\"\x95\x01\n\x13ListMethodsResponse\x12%\n\x07methods\x18\x01 \x03(\x0b\x32\x14.tonescope.v1.Method\x12-\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1b.tonescope.v1.PluginFailure\x12(\n\trule_sets\x18\x03 \x03(\x0b\x32\x15.tonescope.v1.RuleSet\"\xcf\x01\n\x06Method\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\x12.\n\x0brequirement\x18\x04 \x01(\x0e\x32\x19.tonescope.v1.Requirement\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x0e\n\x06plugin\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t\x12\x10\n\x08\x63omplete\x18\x08 \x01(\x08\x12\x13\n\x0bquarantined\x18\t \x01(\t\"\x7f\n\x07RuleSet\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0e\n\x06plugin\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x11\n\treference\x18\x06 \x01(\x08\x12\x11\n\trelevance\x18\x07 \x01(\x08\"0\n\rPluginFailure\x12\x0e\n\x06plugin\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*\x94\x01\n\x0bRequirement\x12\x1b\n\x17REQUIREMENT_UNSPECIFIED\x10\x00\x12\x1b\n\x17REQUIREMENT_PREDICTIONS\x10\x01\x12\x19\n\x15REQUIREMENT_GRADIENTS\x10\x02\x12\x15\n\x11REQUIREMENT_LAYER\x10\x03\x12\x19\n\x15REQUIREMENT_ATTENTION\x10\x04\x32\x63\n\rMethodService\x12R\n\x0bListMethods\x12 .tonescope.v1.ListMethodsRequest\x1a!.tonescope.v1.ListMethodsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tonescope.v1.method_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REQUIREMENT']._serialized_start=594
-  _globals['_REQUIREMENT']._serialized_end=742
+  _globals['_REQUIREMENT']._serialized_start=615
+  _globals['_REQUIREMENT']._serialized_end=763
   _globals['_LISTMETHODSREQUEST']._serialized_start=51
   _globals['_LISTMETHODSREQUEST']._serialized_end=71
   _globals['_LISTMETHODSRESPONSE']._serialized_start=74
   _globals['_LISTMETHODSRESPONSE']._serialized_end=223
   _globals['_METHOD']._serialized_start=226
-  _globals['_METHOD']._serialized_end=412
-  _globals['_RULESET']._serialized_start=414
-  _globals['_RULESET']._serialized_end=541
-  _globals['_PLUGINFAILURE']._serialized_start=543
-  _globals['_PLUGINFAILURE']._serialized_end=591
-  _globals['_METHODSERVICE']._serialized_start=744
-  _globals['_METHODSERVICE']._serialized_end=843
+  _globals['_METHOD']._serialized_end=433
+  _globals['_RULESET']._serialized_start=435
+  _globals['_RULESET']._serialized_end=562
+  _globals['_PLUGINFAILURE']._serialized_start=564
+  _globals['_PLUGINFAILURE']._serialized_end=612
+  _globals['_METHODSERVICE']._serialized_start=765
+  _globals['_METHODSERVICE']._serialized_end=864
 # @@protoc_insertion_point(module_scope)

@@ -118,6 +118,7 @@ class Method(_message.Message):
     PLUGIN_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
+    QUARANTINED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name to call it by."""
     summary: _builtins.str
@@ -134,6 +135,8 @@ class Method(_message.Message):
     """The plugin's version."""
     complete: _builtins.bool
     """Whether its attributions sum to f(x) − f(baseline), so that it reports a convergence delta."""
+    quarantined: _builtins.str
+    """Why it is refused until the daemon is started again: it hung too often. Empty where it is not refused."""
     def __init__(
         self,
         *,
@@ -145,10 +148,11 @@ class Method(_message.Message):
         plugin: _builtins.str = ...,
         version: _builtins.str = ...,
         complete: _builtins.bool = ...,
+        quarantined: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "name", b"name", "parameters_json_schema", b"parameters_json_schema", "plugin", b"plugin", "requirement", b"requirement", "source", b"source", "summary", b"summary", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "name", b"name", "parameters_json_schema", b"parameters_json_schema", "plugin", b"plugin", "quarantined", b"quarantined", "requirement", b"requirement", "source", b"source", "summary", b"summary", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
