@@ -15,7 +15,7 @@ from types import ModuleType
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import checks, gradients, input_x_gradient, jacobian, live, start, subcarrier_saliency
+from tests.bench import checks, exported, gradients, input_x_gradient, jacobian, live, start, subcarrier_saliency
 from tests.bench.measure import Row, Section
 
 MEASUREMENTS: Mapping[str, ModuleType] = {
@@ -26,6 +26,7 @@ MEASUREMENTS: Mapping[str, ModuleType] = {
     "start": start,
     "gradients": gradients,
     "jacobian": jacobian,
+    "exported": exported,
 }
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 WIDTH = 150  # of a table that goes into a file
