@@ -84,8 +84,11 @@ def _batch_axis(context: Context, value: ir.Value, x: ir.Value) -> int | None:
 
 
 def _is_repeatable(context: Context, value: ir.Value, x: ir.Value) -> bool:
-    """Tell whether repeating a value gives what the repeated input would: flat indices count rows, and do not."""
-    return is_float(value) and _batch_axis(context, value, x) is not None
+    """Tell whether repeating a value gives what the repeated input would: flat indices count rows, and do not.
+
+    A result that a node leaves out has no name, though it may have a shape, and cannot be read.
+    """
+    return bool(value.name) and is_float(value) and _batch_axis(context, value, x) is not None
 
 
 def _repeated(context: Context, value: ir.Value, x: ir.Value, count: int) -> ir.Value:

@@ -144,6 +144,28 @@ def two_headed(tmp_path):
     return Explainer.load(tmp_path / "m.onnx")
 
 
+@pytest.mark.parametrize("count", [1, FOLDED_WINDOWS, FOLDED_WINDOWS + 1])
+@pytest.mark.parametrize(("op", "gates"), [("RNN", 1), ("GRU", 3), ("LSTM", 4)])
+@pytest.mark.parametrize("steps", ["", "steps"])
+def test_a_head_on_the_last_state_of_a_recurrent_layer_has_one(tmp_path, op, gates, steps, count):
+    """``Linear(h[-1])`` reads no steps: exporters leave that output out, or unread."""
+    generator = np.random.default_rng(0)
+    sizes = {"w": (1, 3 * gates, 4), "r": (1, 3 * gates, 3), "head": (3, 2)}
+    weights = {name: generator.standard_normal(size).astype(np.float32) for name, size in sizes.items()}
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["by_step"], perm=[1, 0, 2]),
+        helper.make_node(op, ["by_step", "w", "r"], [steps, "last"], hidden_size=3),
+        helper.make_node("Squeeze", ["last", "zeroth"], ["state"]),
+        helper.make_node("MatMul", ["state", "head"], ["y"]),
+    ]
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", *d]) for n, d in (("x", (5, 4)), ("y", (2,)))]
+    constants = [numpy_helper.from_array(v, n) for n, v in {**weights, "zeroth": np.int64([0])}.items()]
+    graph = helper.make_graph(nodes, "recurrent", info[:1], info[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "m.onnx")
+    explainer, x = Explainer.load(tmp_path / "m.onnx"), generator.standard_normal((count, 5, 4)).astype(np.float32)
+    agrees(explainer, x, [0, 1], explainer.jacobian(x))
+
+
 @pytest.mark.parametrize("count", [1, FOLDED_WINDOWS + 1])
 def test_what_no_target_depends_on_has_a_jacobian_of_zeros(tmp_path, count):
     explainer, x = two_headed(tmp_path), np.random.default_rng(1).standard_normal((count, 4)).astype(np.float32)
