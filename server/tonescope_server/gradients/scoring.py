@@ -38,8 +38,10 @@ def one_hot(context: Context, flat: ir.Value) -> ir.Value:
     best = context.op("ArgMax", flat, axis=1, keepdims=0)
     width = context.dims(flat)[1]
     # A depth of rank 1 is allowed too, but not every runtime takes it.
-    known = isinstance(width, int)
-    depth = context.constant(np.int64(width)) if known else context.op("Squeeze", context.op("Shape", flat, start=1))
+    if isinstance(width, int):
+        depth = context.constant(np.int64(width))
+    else:
+        depth = context.op("Squeeze", context.op("Shape", flat, start=1))
     values = context.constant([0.0, 1.0], context.dtype(flat).numpy())
     return context.mark_one_hot(context.op("OneHot", best, depth, values, axis=-1), best)
 
