@@ -8,6 +8,7 @@ own.
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -17,10 +18,10 @@ import numpy as np
 import pytest
 
 from tonescope_server import Explainer
-from tonescope_server.cli import COMMANDS
+from tonescope_server.cli import COMMANDS, main
 from tonescope_server.cli.demo import own_daemon
 from tonescope_server.demo import store_path
-from tonescope_server.plugin import GraphMethod
+from tonescope_server.plugin import GraphMethod, Requirement
 from tonescope_server.plugin.host import PluginHost
 from tonescope_server.testing import check_method, tiny_models, tiny_windows
 
@@ -145,6 +146,26 @@ def test_the_entry_point_in_the_documentation_is_the_groups_own():
     text = (ROOT / "docs" / "plugins.md").read_text()
     assert "[project.entry-points.tonescope]\n" in text
     assert 'my_plugin = "my_plugin"\n' in text
+
+
+def test_the_commands_of_the_export_page_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TONESCOPE_STORE", raising=False)
+    text = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    shell = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in shell for line in block.splitlines()]
+    assert lines
+    for line in lines:
+        monkeypatch.setattr(sys, "argv", shlex.split(line))
+        assert main() == 0, line
+        assert capsys.readouterr().out, line
+
+
+def test_the_export_page_names_every_graph_method_that_is_not_a_map():
+    text = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    methods = PluginHost.load(list(entry_points(group="tonescope"))).methods.values()
+    graphs = {m.name for m in methods if isinstance(m, GraphMethod) and m.requirement is Requirement.GRADIENTS}
+    assert {name for name in graphs if f"`{name}`" not in text} == set()
 
 
 def test_the_readme_has_a_row_for_every_command_and_the_changelog_names_it():
