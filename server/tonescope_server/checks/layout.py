@@ -321,7 +321,8 @@ def _mismatch(signature: Signature, declared: Reading, fitting: list[Reading]) -
         return _other_order(seen, declared, fitting)
     names = " or ".join(f'"{reading.layout}"' for reading in fitting)
     message = f'{seen}: they are the nulls of {names}, not of the declared "{declared.layout}"'
-    return Finding(LAYOUT_MISMATCH, Severity.FAULT, message, f"tones.layout = {names}")
+    remedy = f'tones.layout = {names}, or the rows in the order of "{declared.layout}": tonescope doctor tries both'
+    return Finding(LAYOUT_MISMATCH, Severity.FAULT, message, remedy)
 
 
 def _other_order(seen: str, declared: Reading, fitting: list[Reading]) -> Finding:

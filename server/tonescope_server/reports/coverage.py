@@ -118,3 +118,15 @@ def _of_parts(data: Dataset, model: Model) -> list[Finding]:
 def unexplained(why: str) -> Finding:
     """Say that the model's attribution could not be looked at."""
     return Finding(NOT_CHECKED, Severity.WARNING, f"{why}: attribution was not checked", "")
+
+
+def too_few_labels(n: int, apart: int) -> list[Finding]:
+    """Say that labelled windows, enough by number, are too few that are right or wrong independently."""
+    independent = -(-n // apart)
+    if n < predictions.FEWEST_WINDOWS or independent >= predictions.FEWEST_WINDOWS:
+        return []
+    message = (
+        f"{n} labelled windows are right and wrong {apart} at a time, worth {independent} "
+        f"({predictions.FEWEST_WINDOWS} are needed): confidence was not compared with them"
+    )
+    return [Finding(NOT_CHECKED, Severity.NOTE, message, "give labels of more recordings")]

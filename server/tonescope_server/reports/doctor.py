@@ -25,9 +25,9 @@ from tonescope_server.errors import UnsupportedOperatorError
 from tonescope_server.models.model import Model
 from tonescope_server.reports.advice import LAYOUT_UNKNOWN, NORMALISATION_UNKNOWN, ORDER_DOUBTED, Known, advise
 from tonescope_server.reports.consequences import NO_WINDOWS, OF_THE_LAYOUT, with_consequences
-from tonescope_server.reports.coverage import NOT_CHECKED, check_coverage, unexplained
+from tonescope_server.reports.coverage import NOT_CHECKED, check_coverage, too_few_labels, unexplained
 from tonescope_server.reports.dataset import Dataset, Kind, Windows, cut_windows
-from tonescope_server.reports.findings import check_data, on_confidence
+from tonescope_server.reports.findings import apart, check_data, on_confidence
 from tonescope_server.reports.mending import mend, share_in_order, share_of
 from tonescope_server.reports.readings import (
     MOST_SHARE,
@@ -311,7 +311,8 @@ def _check_predictions(
     found = [f for f in check_answers(answers, model.manifest, model.cells, sound=sound) if f.code != NULL_TONE_SHARE]
     if windows.labels is None or prediction.class_index is None or prediction.probabilities is None:
         return found
-    return found + on_confidence(prediction.probabilities.max(axis=1), prediction.class_index == windows.labels)
+    confidence, right = prediction.probabilities.max(axis=1), prediction.class_index == windows.labels
+    return found + on_confidence(confidence, right) + too_few_labels(len(right), apart(confidence, right))
 
 
 def _check_normalisation(

@@ -45,12 +45,17 @@ def with_answers(on_data: Sequence[Finding], answers: Answers, model: Model) -> 
 def on_confidence(confidence: npt.NDArray[np.floating], right: BoolArray, *, overlap: int = 1) -> list[Finding]:
     """Compare confidence with correctness, over windows that follow each other.
 
-    Windows that share frames, or follow each other closely, are right and wrong together: only one of as many counts.
-
     Args:
         confidence: probability of the predicted class, ``[n_windows]``, in order of time.
         right: whether the prediction is the label.
         overlap: how many consecutive windows share frames; 1 where none do, or nobody knows.
     """
-    every = max(block_length((right - np.asarray(confidence, np.float64))[:, None]), overlap)
-    return check_confidence(confidence, right, every=every)
+    return check_confidence(confidence, right, every=apart(confidence, right, overlap))
+
+
+def apart(confidence: npt.NDArray[np.floating], right: BoolArray, overlap: int = 1) -> int:
+    """Return how far windows must be apart to be right or wrong independently of each other.
+
+    Those that share frames, or follow each other closely, are right and wrong together: only one of as many counts.
+    """
+    return max(block_length((right - np.asarray(confidence, np.float64))[:, None]), overlap)

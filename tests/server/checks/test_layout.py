@@ -173,7 +173,8 @@ def test_rows_that_are_the_nulls_of_another_layout_name_it():
     cells, declared = of_every_row("ht20_56")
     cells[:, tone_table("ruview56").null_mask] = 0
     (finding,) = check_cells(cells, declared)[0]
-    assert (finding.code, finding.remedy) == (layout.LAYOUT_MISMATCH, 'tones.layout = "ruview56"')
+    assert finding.code == layout.LAYOUT_MISMATCH
+    assert finding.remedy.startswith('tones.layout = "ruview56", or the rows in the order of "ht20_56"')
 
 
 @pytest.mark.parametrize("name", WITHOUT_NULLS)

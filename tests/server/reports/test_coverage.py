@@ -13,7 +13,7 @@ from tonescope_server import Explainer
 from tonescope_server.checks import Severity
 from tonescope_server.csi.tones import tone_table
 from tonescope_server.demo import recording_path
-from tonescope_server.reports.coverage import NOT_CHECKED
+from tonescope_server.reports.coverage import NOT_CHECKED, too_few_labels
 from tonescope_server.reports.dataset import Dataset, Kind, read_dataset
 from tonescope_server.reports.doctor import examine
 
@@ -139,3 +139,23 @@ def test_an_order_of_components_is_tried_before_it_is_given(model):
     (entry,) = [e for e in report.entries if e.finding.code == "FRAME_MAJOR"]
     assert entry.manifest == '[input]\ncell_order = "component_frame_tone"'
     assert entry.finding.figures["null_tone_share"] > 0.1
+
+
+def test_labels_of_windows_that_are_right_and_wrong_together_may_be_too_few():
+    (found,) = too_few_labels(100, 10)
+    assert found.message.startswith("100 labelled windows are right and wrong 10 at a time, worth 10 (32 are needed)")
+    assert too_few_labels(320, 10) == []
+    assert too_few_labels(20, 10) == []  # which is said of the windows already
+
+
+def test_what_labels_cannot_tell_is_said(demo_model):
+    whole = read_dataset(recording_path(), demo_model)
+    frames = tuple(f for f in whole.frames if f.node_id == 1)
+    cells = examine(demo_model, replace(whole, frames=frames[:340])).windows.cells
+    predicted = demo_model.predict(cells).class_index
+    half = len(cells) // 2
+    labels = np.where(np.arange(len(cells)) < half, predicted, (predicted + 1) % 4)
+    data = Dataset("made", Kind.WINDOWS, cells=cells, node_ids=np.zeros(len(cells), np.int64), labels=labels)
+    assert any(
+        "labelled windows are right and wrong" in each.message for each in not_checked(examine(demo_model, data))
+    )
