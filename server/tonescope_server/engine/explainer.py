@@ -64,17 +64,19 @@ class Explainer:
         host: methods and rule sets.
     """
 
-    def __init__(self, model: Model, host: PluginHost, *, threads: int = 1, cache: PlanCache | None = None) -> None:
+    def __init__(
+        self, model: Model, host: PluginHost | None = None, *, threads: int = 1, cache: PlanCache | None = None
+    ) -> None:
         """Make an explainer.
 
         Args:
             model: the model.
-            host: methods and rule sets.
+            host: methods and rule sets; None for those that are installed.
             threads: of ONNX Runtime, within one run. Two help large graphs and hurt small ones.
             cache: where compiled plans are kept; several explainers may share one.
         """
         self.model = model
-        self.host = host
+        self.host = installed_plugins() if host is None else host
         self._threads = threads
         self._cache = PlanCache() if cache is None else cache
         self._known_reasons: dict[Seed, dict[str, str]] = {}
