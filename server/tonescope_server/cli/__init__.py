@@ -24,6 +24,7 @@ COMMANDS = {
     "watch": "tonescope_server.cli.watch:watch",
     "ingest": "tonescope_server.cli.ingest:ingest",
     "explain": "tonescope_server.cli.explain:explain",
+    "compare": "tonescope_server.cli.compare:compare",
     "saliency": "tonescope_server.cli.saliency:saliency",
     "export": "tonescope_server.cli.export:export",
     "inspect": "tonescope_server.cli.inspection:inspect",

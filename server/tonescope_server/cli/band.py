@@ -15,6 +15,7 @@ from rich.text import Text
 from tonescope.results import Explanation, Tone, ToneTable
 from tonescope_server.checks.attribution import LARGEST_SHARE
 from tonescope_server.cli.identity import megahertz_text
+from tonescope_server.pictures.answer import said_of
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 NULL, PILOT = "░", "╵"
@@ -118,11 +119,8 @@ def frequency_axis(columns: Sequence[Column], table: ToneTable) -> str:
 def prediction_text(explanation: Explanation) -> str:
     """Say in a few words what the model said."""
     said = explanation.prediction
-    if said.class_index is None:
-        return f"mean output {float(np.mean(said.scores)):.3g}" if said.scores.size else "—"
-    name = said.class_name or f"class {said.class_index}"
-    sure = f" {said.probability:.0%}" if said.probability is not None else ""
-    return f"{name}{sure}{' (never trained)' if said.class_never_trained else ''}"
+    mean = float(np.mean(said.scores)) if said.scores.size else None
+    return said_of(said.class_index, said.class_name, said.probability, mean, bool(said.class_never_trained))
 
 
 def null_share_text(share: float | None, heading: str = "null share ") -> Text:

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import typer
 from rich.table import Table
 
-import tonescope
 from tonescope.results import Explanation, ToneTable
-from tonescope_server.checks import Finding
 from tonescope_server.checks.drift import attribution_profile
 from tonescope_server.cli.band import null_share_text, prediction_text
-from tonescope_server.cli.console import out, progress, remark, say, write_json
-from tonescope_server.cli.counted import Counted
-from tonescope_server.cli.findings import findings_here, findings_there, findings_told, section, show_findings
+from tonescope_server.cli.console import out, remark, say, write_json
+from tonescope_server.cli.drawing import answer_of, window_of, write_answer_page, write_picture
+from tonescope_server.cli.explaining import Asked, Explained, Windowing, explained_here, explained_there
+from tonescope_server.cli.findings import section, show_findings
 from tonescope_server.cli.identity import (
     FEATURES,
     declared_rows_of,
     declared_table,
     identity_table,
-    parts_of,
     parts_table,
     tone_text,
 )
-from tonescope_server.cli.local import explain_here, jobs_of, load
-from tonescope_server.cli.narrowing import Narrowing, narrowing_of
+from tonescope_server.cli.local import load
+from tonescope_server.cli.narrowing import narrowing_of
 from tonescope_server.cli.options import (
     MODEL_FILE_OPTIONS,
     AdapterOption,
@@ -48,23 +44,13 @@ from tonescope_server.cli.options import (
     WeightsOption,
     need_png,
     parse_parameters,
-    parse_target,
 )
-from tonescope_server.cli.recordings import frames_for_daemon, need_windows, open_file, windows_of
 from tonescope_server.cli.remote import daemon
-from tonescope_server.cli.replay import open_stream
 from tonescope_server.cli.usage import only
 from tonescope_server.cli.warned import Warned
-from tonescope_server.csi.cells import CellMap, cell_map
-from tonescope_server.csi.quantities import COMPONENTS, Quantity
-from tonescope_server.csi.tones import tone_table
-from tonescope_server.engine.explainer import installed_plugins
-from tonescope_server.errors import ParameterError
-from tonescope_server.live.messages import Job, Wanted
-from tonescope_server.models.manifest import Manifest
-from tonescope_server.models.model import warnings_for
-from tonescope_server.reports.arrays import ARRAYS, read_arrays
-from tonescope_server.types import Target
+from tonescope_server.csi.cells import CellMap
+from tonescope_server.pictures.answer import Kind
+from tonescope_server.reports.arrays import ARRAYS
 
 SHOWN = 20
 
@@ -115,7 +101,13 @@ def explain(
     png: Annotated[
         Path | None, typer.Option("--png", help="Draw one window here, with its waterfall.", show_default=False)
     ] = None,
-    window: Annotated[int, typer.Option("--window", min=0, help="The window that --png draws.")] = 0,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page of all pictures of one window here.", show_default=False)
+    ] = None,
+    picture: Annotated[
+        Kind | None, typer.Option("--picture", help="What --png shows.  [default: what suits]", show_default=False)
+    ] = None,
+    window: Annotated[int, typer.Option("--window", min=0, help="The window that is drawn.")] = 0,
 ) -> None:
     """Explain the windows of a file: which tones made the model say that?
 
@@ -126,80 +118,74 @@ def explain(
     Example:  tonescope explain windows.npy --method smoothgrad -p n=1000 --progressive --tolerance 0.05
     """
     need_png(png)
-    parameters = parse_parameters(param)
-    is_array = file.suffix in ARRAYS
-    narrowing = narrowing_of(context, progressive, tolerance, budget, time_limit)
-    if json is None:
-        only(context, ("maps",), "with --json", "no --json")
-    if is_array:
-        only(context, ("hop", "format"), "with a recording", f"the array {file.name}")
-    if png is None:
-        only(context, ("window",), "with --png", "no --png")
+    draws = png is not None or html is not None
+    _check_usage(context, file, json, draws, png is not None)
+    asked = Asked(
+        file, model, method, parse_parameters(param), target, output, Windowing(normalise, hop, format), draws,
+        top, parts, declared_rows, maps, window, narrowing_of(context, progressive, tolerance, budget, time_limit),
+    )  # fmt: skip
     if server:
         only(context, MODEL_FILE_OPTIONS, "without --server", f"--server {server}")
         with daemon(server) as client:
-            asked = parse_target(target, output, tonescope.Target)
-            options: dict[str, Any] = {"method": method, "target": asked, "top_k": top, "cells": png is not None}
-            options |= {"declared_rows": declared_rows, "parts": parts, "maps": maps, "units": maps}
-            windowing = normalise, hop, format
-            got = _remote(client, file, model, options, parameters, windowing, window, narrowing)
+            got = explained_there(asked, client)
     else:
-        explainer = load(context, model, store, manifest, adapter, weights)
-        if is_array:
-            jobs, counted = jobs_of(read_arrays(file), explainer, normalise), None
-        else:
-            recording = open_file(file, explainer.host, format)
-            jobs, counted = windows_of(recording, explainer.model, explainer.host, normalise, hop)
-        asked_here = parse_target(target, output, Target)
-        want = Wanted(top, True, declared_rows, parts, maps, maps)
-        explained = explain_here if narrowing is None else narrowing.here
-        found = explained(explainer, jobs, method, asked_here, parameters, want)
-        findings = findings_here(explainer, file, format, normalise, method, found)
-        if png is None:
-            found = [replace(each, cells=None) for each in found]
-        warnings = explainer.model.warnings_for(normalise)
-        got = Explained(found, explainer.model.cells, _values(jobs, window), findings, warnings, counted)
-    found, findings = got.found, got.findings
+        got = explained_here(asked, load(context, model, store, manifest, adapter, weights))
     for text in got.warnings:
         remark(f"warning: {text}")
     if json is not None:
-        report = report_of(got, declared_rows)
-        write_json(report if narrowing is None else report | {"progress": narrowing.section}, json)
+        write_json(_report(asked, got), json)
+    if draws:
+        _draw(asked, got, png, html, picture)
+    _tell(asked, got, with_table=json is None or str(json) != "-")
+
+
+def _check_usage(context: typer.Context, file: Path, json: Path | None, draws: bool, draws_png: bool) -> None:
+    """Refuse options that would have no effect."""
+    if json is None:
+        only(context, ("maps",), "with --json", "no --json")
+    if file.suffix in ARRAYS:
+        only(context, ("hop", "format"), "with a recording", f"the array {file.name}")
+    if not draws:
+        only(context, ("window",), "with --png or --html", "neither")
+    if not draws_png:
+        only(context, ("picture",), "with --png", "no --png")
+
+
+def _report(asked: Asked, got: Explained) -> dict[str, Any]:
+    """Build the report of what was asked for: cells and maps are drawn here too, and written only on request."""
+    left_out: dict[str, Any] = {} if asked.draws else {"cells": None}
+    left_out |= {} if asked.maps else {"maps": {}}
+    kept = replace(got, found=[replace(each, **left_out) for each in got.found])
+    report = report_of(kept, asked.declared_rows)
+    return report if asked.narrowing is None else report | {"progress": asked.narrowing.section}
+
+
+def _draw(asked: Asked, got: Explained, png: Path | None, html: Path | None, picture: Kind | None) -> None:
+    each = window_of(got.found, asked.window)
+    answer = answer_of(each, got.cells, got.values, f"{asked.file.name}, window {asked.window}")
     if png is not None:
-        _draw(found, window, got.cells, got.values, file, png)
-        remark(f"wrote {png}")
-    if json is None or str(json) != "-":
-        show(found, top)
-        if narrowing is not None:
-            narrowing.show(top)
-        if parts:
-            show_parts(found, top)
-        if declared_rows:
-            show_declared(found, got.cells, top)
-        Warned.of(found).show({finding.code for finding in findings})
+        write_picture(answer, picture or "", png)
+    if html is not None:
+        said = [*got.warnings, *(warning.message for warning in each.warnings)]
+        write_answer_page(answer, said, html)
+
+
+def _tell(asked: Asked, got: Explained, with_table: bool) -> None:
+    """Print what was found, what was wrong, and what became of the file's frames."""
+    if with_table:
+        show(got.found, asked.top)
+        if asked.narrowing is not None:
+            asked.narrowing.show(asked.top)
+        if asked.parts:
+            show_parts(got.found, asked.top)
+        if asked.declared_rows:
+            show_declared(got.found, got.cells, asked.top)
+        Warned.of(got.found).show({finding.code for finding in got.findings})
     if got.counted is not None:
-        got.counted.say(file.name)
-    show_findings(findings)
-    if narrowing is not None:
-        narrowing.again()
-
-
-@dataclass(frozen=True)
-class Explained:
-    """What came of a file, here or at a daemon.
-
-    Attributes:
-        cells: how the model lays out a window; ``values``: the window that is drawn, None where it is not at hand.
-        warnings: what had to be guessed of the model.
-        counted: what became of a recording's frames; None for an array of windows.
-    """
-
-    found: list[Explanation]
-    cells: CellMap
-    values: Any
-    findings: list[Finding]
-    warnings: Sequence[str]
-    counted: Counted | None = None
+        got.counted.say(asked.file.name)
+    show_findings(got.findings)
+    if asked.narrowing is not None:
+        asked.narrowing.again()
 
 
 def report_of(got: Explained, declared_rows: bool = False) -> dict[str, Any]:
@@ -217,82 +203,6 @@ def report_of(got: Explained, declared_rows: bool = False) -> dict[str, Any]:
     if got.counted is not None:
         report["recording"] = got.counted.section
     return report | {"declared_rows": declared_rows_of(got.cells)} if declared_rows else report
-
-
-def _values(jobs: list[Job], window: int) -> Any:
-    return jobs[window].cells if window < len(jobs) else None
-
-
-def _remote(
-    client: tonescope.Client,
-    file: Path,
-    model: str,
-    options: dict[str, Any],
-    parameters: dict[str, Any],
-    windowing: tuple[str, int, str],
-    window: int,
-    narrowing: Narrowing | None,
-) -> Explained:
-    normalise, hop, format = windowing
-    if narrowing is not None and file.suffix not in ARRAYS:
-        raise ParameterError(
-            f"--progressive: expected windows (.npy, .npz) with --server, got the recording {file.name}"
-        )
-    name, _, version = model.partition("/")
-    detail = client.model(name, version)
-    cells, warnings = _cells_of(detail), warnings_for(detail.warnings, normalise)
-    if file.suffix in ARRAYS:
-        array = read_arrays(file)
-        asked = {"model": name, "version": version, "normalise": normalise, **options}
-        if narrowing is not None:
-            found = narrowing.there(client, array, asked | {"parameters": parameters})
-        else:
-            with progress(f"{options['method']} at {client.address}", None):
-                found = list(client.explain(array, **asked, parameters=parameters))
-        stated = Manifest.parse(detail.manifest)
-        findings = findings_there(stated, cells, array, normalise, options["method"], found)
-        return Explained(found, cells, array[window] if window < len(array) else None, findings, warnings)
-    recording, counted = open_file(file, installed_plugins(), format), Counted()
-
-    def frames(whole: bool) -> Iterator[tonescope.Frame]:
-        for frame in counted.frames_of(recording):
-            for each in frames_for_daemon(frame, whole):
-                counted.sent += 1
-                yield each
-
-    stream = open_stream(
-        client,
-        recording,
-        name,
-        normalise,
-        version=version,
-        frames=frames,
-        overload="back_pressure",
-        parameters=parameters,
-        hop_frames=hop,
-        **options,
-    )
-    found = []
-    with stream, progress(f"{options['method']} at {client.address}", None) as bar:
-        for explanation in stream:
-            if explanation.problem is not None:
-                raise explanation.problem
-            found.append(explanation)
-            bar.advance()
-    counted.windows = len(found)
-    if (summary := stream.summary) is not None:  # of connections that were lost, the counts are not known
-        counted.close(summary.frames_used, summary.frames_skipped, summary.windows, summary.gaps)
-    need_windows(recording, counted, name, cells)
-    return Explained(found, cells, None, findings_told(stream.notices()), warnings, counted)
-
-
-def _cells_of(detail: tonescope.results.ModelDetail) -> CellMap:
-    """Rebuild a remote model's map of cells from its manifest."""
-    n = len(detail.tone_table)
-    shape, stated = tuple(detail.input.shape[1:]), Manifest.parse(detail.manifest).input
-    frames = max(1, int(np.prod(shape)) // (n * stated.parts))
-    table = tone_table(detail.tone_table.id, n)
-    return cell_map(shape, table, stated.cell_order, frames, stated.links, stated.components)
 
 
 def show(found: list[Explanation], top: int) -> None:
@@ -346,43 +256,3 @@ def strongest(found: list[Explanation], top: int) -> str:
     rows = np.argsort(-mean, kind="stable")[:top]
     named = [tone_text(table.tones[row] if len(table) else None, row) for row in rows]
     return f"strongest by mean |attribution| over {len(found)} windows: {', '.join(named)}"
-
-
-def _draw(found: list[Explanation], window: int, cells: CellMap, values: Any, file: Path, path: Path) -> None:
-    from tonescope_server.pictures.band import Band, band_figure, parts_figure  # matplotlib takes its time to import
-    from tonescope_server.pictures.files import save
-    from tonescope_server.pictures.waterfall import map_figure
-
-    if window >= len(found):
-        raise ParameterError(f"--window: expected at most {len(found) - 1}, got {window}")
-    each = found[window]
-    band = Band(
-        title=f"{prediction_text(each)}: which {each.tone_table.rows_are} made the model say that",
-        subtitle=f"{file.name}, window {window} · {each.method} · target {_target_text(each)} = {each.score:.4g}",
-        table=each.tone_table,
-        tones=each.tones,
-    )
-    if each.parts is not None and cells.has_parts:
-        save(parts_figure(band, parts_of(each)), path)
-        return
-    if each.cells is None or cells.cell_order == "feature":
-        save(band_figure(band), path)
-        return
-    attribution = cells.fold_frames(np.asarray(each.cells)[None])[0]
-    waterfall = _waterfall(cells, np.asarray(values)) if values is not None else None
-    save(map_figure(band, attribution, waterfall), path)
-
-
-def _waterfall(cells: CellMap, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Give one value a tone and frame to lay attribution over: of I and Q their magnitude, of links the mean."""
-    shape = (cells.n_frames, cells.n_links, cells.n_components, cells.n_tones)
-    by_part = cells.frames(values.reshape(1, *cells.shape))[0].reshape(shape)
-    is_complex = cells.components == COMPONENTS[Quantity.COMPLEX]
-    shown = np.hypot(by_part[:, :, 0], by_part[:, :, 1]) if is_complex else by_part[:, :, 0]
-    return np.asarray(shown.mean(axis=1))
-
-
-def _target_text(each: Explanation) -> str:
-    said = {name: value for name, value in each.target.items() if name != "output"}
-    name, value = next(iter(said.items()), ("predicted", ""))
-    return f"{name} {value}" if value not in ("", {}) else name

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tonescope_server.types import FloatArray, Prediction, ResultWarning, Target
+import numpy as np
+
+from tonescope_server.csi.cells import CellMap
+from tonescope_server.errors import ParameterError
+from tonescope_server.types import FloatArray, Prediction, ResultWarning, Target, TargetKind
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tonescope_server.pictures.answer import Answer
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,8 @@ class Attribution:
         batches: how many independent batches of samples the standard error was worked out from; None for an exact
             method.
         maps: what else the method has to show, by name, each ``(batch, …)``.
+        windows: what was explained, ``(batch, *input shape)``; None where that was not kept.
+        layout: how a window's cells lie; None where that was not kept.
     """
 
     prediction: Prediction
@@ -59,3 +72,89 @@ class Attribution:
     standard_error: FloatArray | None = None
     batches: int | None = None
     maps: Mapping[str, FloatArray] = field(default_factory=dict)
+    windows: FloatArray | None = field(default=None, repr=False)
+    layout: CellMap | None = field(default=None, repr=False)
+
+    def plot(self, window: int = 0, kind: str | None = None, path: str | PathLike[str] | None = None) -> Figure:
+        """Draw the answer about one window; a notebook shows what is returned.
+
+        Args:
+            window: which of the batch.
+            kind: ``band``, ``map`` (tones × frames over the window), ``parts`` (links and components), ``image``, or
+                ``maps`` (attention, a class activation map, …); None draws what suits the model and the method.
+            path: where to save it as well, in the format of its suffix.
+
+        Raises:
+            ParameterError: no such window, or nothing to draw of that kind.
+            ConfigurationError: the file cannot be written.
+        """
+        from tonescope_server.pictures.drawing import answer_figure  # matplotlib takes its time to import
+        from tonescope_server.pictures.files import save
+
+        figure = answer_figure(self.answer(window), kind)
+        if path is not None:
+            save(figure, Path(path))
+        return figure
+
+    def answer(self, window: int = 0) -> Answer:
+        """Return what pictures show of one window.
+
+        Raises:
+            ParameterError: no such window.
+        """
+        from tonescope_server.pictures.answer import Answer, title_of
+
+        if not 0 <= window < len(self.tones):
+            raise ParameterError(f"window: expected 0 to {len(self.tones) - 1}, got {window}")
+        if self.layout is None:
+            raise ParameterError("window: expected an answer that knows how its windows lie, as an explainer gives it")
+        rows_are = self.layout.table.rows_are
+        return Answer(
+            title=title_of(self._said(window), rows_are, self.layout),
+            subtitle=f"window {window} · {self.method} · target {self._targeted(window)} = {self.score[window]:.4g}",
+            method=self.method,
+            table=self.layout.table,
+            layout=self.layout,
+            tones=self.tones[window],
+            error=None if self.standard_error is None else self.standard_error[window],
+            cells=None if self.cells is None else self.cells[window],
+            window=None if self.windows is None else self.windows[window],
+            maps={name: np.asarray(values[window]) for name, values in self.maps.items()},
+            parts=self._parts(window),
+            alarms=self.null_tone_share is not None,
+        )
+
+    def _said(self, window: int) -> str:
+        from tonescope_server.pictures.answer import said_of
+
+        said = self.prediction
+        if said.class_index is None:
+            scores = said.scores[window]
+            return said_of(None, "", None, float(np.mean(scores)) if scores.size else None)
+        index = int(said.class_index[window])
+        sure = said.probabilities
+        return said_of(
+            index,
+            said.class_names[index] if index < len(said.class_names) else "",
+            None if sure is None else float(sure[window, index]),
+            None,
+            said.untrained is not None and bool(said.untrained[window]),
+        )
+
+    def _targeted(self, window: int) -> str:
+        target, index = self.target, self.target.index
+        if isinstance(index, np.ndarray):
+            index = int(index[window if len(index) > 1 else 0])
+        kind = "index" if target.kind is TargetKind.ELEMENT else str(target.kind).replace("_", " ")
+        return kind if index is None else f"{kind} {index}"
+
+    def _parts(self, window: int) -> list[tuple[str, Any]]:
+        layout = self.layout
+        if layout is None or self.cells is None or not layout.has_parts:
+            return []
+        parts = layout.fold_parts(self.cells[window : window + 1])[0]
+        return [
+            (f"{link} {component}".strip(), parts[i, k])
+            for i, link in enumerate(layout.links or ("",))
+            for k, component in enumerate(layout.components or ("",))
+        ]

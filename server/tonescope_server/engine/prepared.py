@@ -410,6 +410,8 @@ class Prepared:
             standard_error=estimate.standard_error,
             batches=estimate.batches,
             maps=estimate.maps,
+            windows=x,
+            layout=self._explainer.model.cells,
             compute_s=perf_counter() - start,
         )
 

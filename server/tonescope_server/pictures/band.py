@@ -48,6 +48,7 @@ class Band:
         error: its standard error per row; None draws none.
         unit: what the attribution's axis says.
         planted: rows to mark as known to matter.
+        alarms: whether what lies on null tones has a colour of its own.
     """
 
     title: str
@@ -57,6 +58,7 @@ class Band:
     error: npt.NDArray[Any] | None = None
     unit: str = "attribution"
     planted: Collection[int] = ()
+    alarms: bool = True
 
 
 def band_figure(band: Band) -> Figure:
@@ -105,7 +107,7 @@ def draw_bars(axes: Axes, band: Band, tones: Sequence[Row]) -> None:
     for tone in tones:
         if tone.kind == "pilot":
             axes.axvline(x_of(tone), color=PILOT, lw=0.9, ls=(0, (2, 2)), zorder=0)
-    null = [tone.kind == "null" for tone in tones]
+    null = [tone.kind == "null" and band.alarms for tone in tones]
     colours = np.where(null, ON_NULL, np.where(values < 0, NEGATIVE, POSITIVE))
     axes.bar(x, values, width=0.82, color=colours, zorder=2)
     if band.error is not None:
@@ -127,25 +129,26 @@ def _mark_planted(axes: Axes, at: npt.NDArray[Any]) -> None:
         axes.tick_params(axis="x", pad=8)
 
 
-def legend(figure: Figure, band: Band) -> None:
-    """Say below what the colours and marks are, of those that there are."""
-    kinds = {tone.kind for tone in band.table.tones}
+def legend(figure: Figure, *bands: Band) -> None:
+    """Say below what the colours and marks are, of those that there are in one band or another of the same tones."""
+    tones = bands[0].table.tones
+    kinds = {tone.kind for tone in tones}
     marks: list[Any] = [Patch(color=POSITIVE, label="raises the target")]
-    if np.any(np.asarray(band.tones) < 0):
+    if any(np.any(np.asarray(band.tones) < 0) for band in bands):
         marks.append(Patch(color=NEGATIVE, label="lowers it"))
     else:
-        marks = [Patch(color=POSITIVE, label=band.unit)]
-    on_null = [tone.row for tone in band.table.tones if tone.kind == "null"]
-    if np.any(np.asarray(band.tones)[on_null]):
+        marks = [Patch(color=POSITIVE, label=bands[0].unit)]
+    on_null = [tone.row for tone in tones if tone.kind == "null"]
+    if any(np.any(np.asarray(band.tones)[on_null]) for band in bands if band.alarms):
         marks.append(Patch(color=ON_NULL, label="on a tone without signal"))
     if "null" in kinds:
         marks.append(Patch(**NULL_PATCH, label="null tone"))
-    if any(missing(tones) for tones in fields_of(band.table)):
+    if any(missing(part) for part in fields_of(bands[0].table)):
         marks.append(Patch(**MISSING_PATCH, label="not recorded"))
     if "pilot" in kinds:
         marks.append(Line2D([], [], color=PILOT, lw=0.9, ls=(0, (2, 2)), label="pilot"))
-    if band.planted:
+    if any(band.planted for band in bands):
         marks.append(Line2D([], [], marker="^", color=PLANTED, ls="", ms=5, label="planted tone"))
-    if band.error is not None:
+    if any(band.error is not None for band in bands):
         marks.append(Line2D([], [], marker="|", color="#333333", ls="", ms=9, label="± standard error"))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False, fontsize=8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ FAINT, DARK = "#555555", "#444444"
 NULL_PATCH: dict[str, Any] = {"facecolor": "#f2f2f2", "edgecolor": "#c4c4c4", "hatch": "////", "lw": 0}
 MISSING_PATCH: dict[str, Any] = {"facecolor": "white", "edgecolor": "#cccccc", "hatch": "..", "lw": 0}
 SEQUENTIAL = "viridis"
+ALL_BUT_FEW = 0.995
+FAR = 1.5  # a largest value that is so many times that quantile is beyond the scale
+FEWEST_TO_CLIP = 200
 
 # Lightness and the two colour axes of CIELAB: no value is nearly white, and the ends are equally far from it.
 _NONE, _LOWEST, _HIGHEST = (97.0, 0.0, 0.0), (42.0, 40.3, 20.5), (42.0, 4.6, -45.0)
@@ -45,12 +48,38 @@ def _diverging() -> ListedColormap:
 
 
 DIVERGING = _diverging()
+RISING = ListedColormap(np.asarray(DIVERGING.colors)[_STEPS // 2 :].tolist(), name="rising")
 
 
-def scale_of(values: npt.NDArray[Any]) -> tuple[ListedColormap | str, Normalize]:
-    """Choose the colours of values: signed ones around zero, and alike on both sides; others from zero up."""
-    known = values[np.isfinite(values)]
-    limit = float(np.abs(known).max(initial=0.0)) or 1.0
-    if known.size and known.min() < 0:
-        return DIVERGING, Normalize(-limit, limit)
-    return SEQUENTIAL, Normalize(0, limit)
+class Scale(NamedTuple):
+    """How values become colours.
+
+    Attributes:
+        colours: the colour map.
+        norm: from values to the map.
+        extend: at which ends values lie beyond it: "neither", "max" or "both", as colour bars have it.
+    """
+
+    colours: ListedColormap | str
+    norm: Normalize
+    extend: Literal["neither", "max", "both"] = "neither"
+
+
+def scale_of(values: npt.NDArray[Any], over: bool = False) -> Scale:
+    """Choose the colours of values: signed ones around zero, and alike on both sides; others from zero up.
+
+    Where a few values would leave all others pale, the scale ends at the 99.5th percentile of the magnitudes, and its
+    bar says that there is more beyond it.
+
+    Args:
+        values: all that have this scale.
+        over: whether they are laid over something, through which weak ones let it show: then zero is white.
+    """
+    known = np.abs(values[np.isfinite(values)])
+    limit = float(known.max(initial=0.0)) or 1.0
+    most = float(np.quantile(known, ALL_BUT_FEW)) if known.size >= FEWEST_TO_CLIP else limit
+    is_clipped = 0 < most < limit / FAR
+    limit = most if is_clipped else limit
+    if values[np.isfinite(values)].min(initial=0.0) < 0:
+        return Scale(DIVERGING, Normalize(-limit, limit), "both" if is_clipped else "neither")
+    return Scale(RISING if over else SEQUENTIAL, Normalize(0, limit), "max" if is_clipped else "neither")

@@ -59,13 +59,18 @@ def _fill(artist: Text, text: str, figure: Figure) -> int:
     """
     width, height = figure.bbox.width, figure.bbox.height
     renderer = RendererAgg(width, height, figure.dpi)  # type: ignore[no-untyped-call]
-    words = [word[i : i + LONGEST_WORD] for word in text.split() for i in range(0, len(word), LONGEST_WORD)]
+    # Each piece, and what stands before it: a space, or nothing within a word.
+    pieces = [
+        (word[i : i + LONGEST_WORD], " " if i == 0 else "")
+        for word in text.split()
+        for i in range(0, len(word), LONGEST_WORD)
+    ]
     lines = [""]
-    for word in words:
-        longer = f"{lines[-1]} {word}".strip()
+    for piece, before in pieces:
+        longer = f"{lines[-1]}{before}{piece}".strip()
         artist.set_text(longer)
         if lines[-1] and artist.get_window_extent(renderer).width > width * (1 - 2 * MARGIN):
-            lines.append(word)
+            lines.append(piece)
         else:
             lines[-1] = longer
     artist.set_text("\n".join(lines))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tonescope_server.pictures.band import Band, draw_bars, legend
-from tonescope_server.pictures.colours import scale_of
+from tonescope_server.pictures.colours import Scale, scale_of
 from tonescope_server.pictures.figure import headline, new_figure
 from tonescope_server.pictures.rows import Row
 from tonescope_server.pictures.spectrum import (
@@ -25,6 +25,9 @@ from tonescope_server.pictures.spectrum import (
     line,
     x_of,
 )
+
+USUAL = (0.02, 0.98)
+"""Quantiles of the window's values that its greys reach from and to: one odd frame does not leave the others alike."""
 
 
 def map_figure(
@@ -42,7 +45,7 @@ def map_figure(
     fields = fields_of(band.table)
     figure = new_figure(10, 7.2)
     grid: Any = figure.subplots(2, len(fields), squeeze=False, sharex="col", sharey="row", height_ratios=(1.0, 1.15))
-    scale = scale_of(cells)
+    scale = scale_of(cells, over=amplitudes is not None)
     picture: Any = None
     for (upper, lower), tones in zip(grid.T, fields, strict=True):
         draw_bars(upper, band, tones)
@@ -56,7 +59,7 @@ def map_figure(
         right.set_ylabel("seconds")
     said = f"{band.unit} per cell" + ("" if amplitudes is None else "\n(grey: the window itself)")
     pad = 0.09 if seconds_per_frame else 0.02
-    figure.colorbar(picture, ax=list(grid[1]), label=said, pad=pad)
+    figure.colorbar(picture, ax=list(grid[1]), label=said, pad=pad, extend=scale.extend)
     headline(figure, band.title, band.subtitle)
     legend(figure, band)
     return figure
@@ -67,7 +70,7 @@ def draw_map(
     tones: Sequence[Row],
     cells: npt.NDArray[Any],
     amplitudes: npt.NDArray[Any] | None,
-    scale: tuple[Any, Normalize],
+    scale: Scale,
 ) -> Any:
     """Lay the attribution over the waterfall: the stronger, the less grey shows through."""
     first, last = x_of(tones[0]), x_of(tones[-1])
@@ -81,10 +84,13 @@ def draw_map(
     edges = np.arange(first, last + 2) - 0.5
     frames = np.arange(len(cells) + 1) - 0.5
     hatch(axes, tones)
-    colours, norm = scale
     opacity: Any = None
     if amplitudes is not None:
-        axes.pcolormesh(edges, frames, np.ma.masked_invalid(grey), cmap="Greys", alpha=0.75)
-        opacity = np.nan_to_num(np.clip(np.abs(shown) / (norm.vmax or 1.0), 0, 1) ** 0.5)
+        ends = np.nanquantile(grey, USUAL) if np.isfinite(grey).any() else (0.0, 1.0)
+        below = Normalize(float(ends[0]), float(ends[1]))
+        axes.pcolormesh(edges, frames, np.ma.masked_invalid(grey), cmap="Greys", norm=below, alpha=0.6)
+        opacity = np.nan_to_num(np.clip(np.abs(shown) / (scale.norm.vmax or 1.0), 0, 1) ** 0.5)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    return axes.pcolormesh(edges, frames, np.ma.masked_invalid(shown), cmap=colours, norm=norm, alpha=opacity)
+    return axes.pcolormesh(
+        edges, frames, np.ma.masked_invalid(shown), cmap=scale.colours, norm=scale.norm, alpha=opacity
+    )

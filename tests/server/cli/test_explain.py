@@ -158,3 +158,23 @@ def test_a_parameter_that_is_no_finite_number_is_refused_here_and_before_a_daemo
         line = refused("explain", recording, "--method", "integrated_gradients", "-p", f"baseline={value}", *where)
         assert "'baseline'" in line
         assert "finite" in line
+
+
+def test_a_page_shows_every_picture_of_a_window_and_png_the_one_asked_for(run, recording: Path, tmp_path: Path) -> None:
+    page, png = tmp_path / "w.html", tmp_path / "w.png"
+    ran = run("explain", recording, "--method", "grad_cam", "--html", page, "--png", png, "--picture", "maps")
+    assert ran.code == 0, ran.err
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") == 2
+    assert "What else the method has to show" in text
+    assert "its map tells frames apart" in text
+    assert png.exists()
+
+
+def test_pictures_that_there_are_not_are_refused(run, recording: Path, tmp_path: Path) -> None:
+    ran = run("explain", recording, "--png", tmp_path / "w.png", "--picture", "image")
+    assert ran.err.splitlines()[-1].endswith("expected one of map, band, got 'image'")
+    assert run("explain", recording, "--picture", "map").err.startswith(
+        "tonescope: --picture: expected only with --png"
+    )
+    assert run("explain", recording, "--window", "1").err.startswith("tonescope: --window: expected only with --png or")

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from tests.linear import write_linear
 from tonescope.results import Tone, ToneTable
 from tonescope_server.cli.demo import own_daemon
-from tonescope_server.cli.explain import _waterfall
 from tonescope_server.cli.identity import FEATURES, identity_text, megahertz_text, tone_text
 from tonescope_server.csi.cells import cell_map
 from tonescope_server.csi.tones import tone_table
 from tonescope_server.pictures import files
+from tonescope_server.pictures.answer import Answer
 from tonescope_server.pictures.band import Band, band_figure
 
 RANDOM = np.random.default_rng(23)
@@ -240,4 +240,6 @@ def test_the_waterfall_under_a_map_is_the_magnitude_of_complex_values_averaged_o
     )
     values = RANDOM.standard_normal((2, 2, 30, 4))
     expected = np.hypot(values[:, 0], values[:, 1]).mean(axis=0).T
-    np.testing.assert_allclose(_waterfall(cells, values), expected)
+    answer = Answer("", "", "", cells.table, cells, np.zeros(30), window=values)
+    assert answer.waterfall is not None
+    np.testing.assert_allclose(answer.waterfall, expected)

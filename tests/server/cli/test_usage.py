@@ -60,7 +60,7 @@ def test_no_arguments_at_all_are_answered_by_the_help(run: Any) -> None:
         (("--hop", "3"), "--hop: expected only with a recording, got the array windows.npy"),
         (("--hop", "0"), "--hop: expected only with a recording, got the array windows.npy"),
         (("--format", "foo"), "--format: expected only with a recording, got the array windows.npy"),
-        (("--window", "1"), "--window: expected only with --png, got no --png"),
+        (("--window", "1"), "--window: expected only with --png or --html, got neither"),
         (("--normalise", "foo"), "normalisation 'foo': unknown, expected one of manifest"),
         (("--normalise", "recording"), "'recording' expected the recording's statistics beside it, got none"),
         (("--adapter", "a"), "adapter: expected only with a model file, got model 'people_count'"),

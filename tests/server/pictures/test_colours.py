@@ -42,6 +42,21 @@ def test_colours_of_known_lab_values_are_right() -> None:
     [([-1, 3], (-3, 3), True), ([-2, np.nan], (-2, 2), True), ([0, 4], (0, 4), False), ([0, 0], (0, 1), False)],
 )
 def test_signed_values_have_a_scale_symmetric_about_zero(values, limits, signed) -> None:
-    colours, norm = scale_of(np.array(values, np.float64))
-    assert (norm.vmin, norm.vmax) == limits
-    assert colours is (DIVERGING if signed else SEQUENTIAL)
+    scale = scale_of(np.array(values, np.float64))
+    assert (scale.norm.vmin, scale.norm.vmax, scale.extend) == (*limits, "neither")
+    assert scale.colours is (DIVERGING if signed else SEQUENTIAL)
+
+
+def test_a_few_values_far_beyond_the_others_are_said_to_be_there_and_leave_the_scale_to_them() -> None:
+    values = np.linspace(-1, 1, 1000)
+    assert scale_of(values).extend == "neither"
+    values[500] = 50.0
+    scale = scale_of(values)
+    assert scale.extend == "both"
+    assert scale.norm.vmax == -scale.norm.vmin == np.quantile(np.abs(values), 0.995)
+
+
+def test_over_something_nothing_is_white() -> None:
+    scale = scale_of(np.array([0.0, 1.0]), over=True)
+    assert min(scale.colours(0.0)[:3]) > 0.95  # type: ignore[operator]
+    np.testing.assert_allclose(scale.colours(1.0), DIVERGING(1.0))  # type: ignore[operator]
