@@ -200,7 +200,8 @@ def show(found: Evaluation, source: str) -> None:
     """Print what was found: metrics down, methods across."""
     plan, features = found.plan, found.n_features
     say(
-        f"{found.model.name} on {source}: {len(found.methods)} methods judged on {found.n_windows} windows, "
+        f"{found.model.name} on {source}: {counted(len(found.methods), 'method')} judged on "
+        f"{counted(found.n_windows, 'window')}, "
         f"over {features} {plan.over} that carry signal"
     )
     say(_ABOUT)
@@ -213,6 +214,11 @@ def show(found: Evaluation, source: str) -> None:
     for each in found.methods:
         for metric, why in each.failed.items():
             remark(f"{each.method} was not judged by {metric}: {why}")
+
+
+def counted(n: int, noun: str) -> str:
+    """Say how many: ``"1 method"``, ``"2 methods"``."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _table(found: Evaluation, methods: Sequence[OfMethod]) -> Table:
