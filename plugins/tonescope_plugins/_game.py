@@ -53,6 +53,17 @@ class Game:
         """What all players share, ``(batch,)``."""
         return self.full - self.empty
 
+    def patterns(self) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """Yield windows of the same players that matter, and these players.
+
+        A player all of whose cells hold the baseline changes nothing by taking part: its value is known to be zero.
+        """
+        differs = self._windows.x.reshape(len(self._windows.x), -1) != self._baseline
+        matters = np.stack([np.bincount(self._player_of_cell, row, self.players) > 0 for row in differs])
+        kinds, of_window = np.unique(matters, axis=0, return_inverse=True)
+        for number, kind in enumerate(kinds):
+            yield np.flatnonzero(of_window.reshape(-1) == number), np.flatnonzero(kind)
+
     def value(self, coalitions: Coalitions) -> Float64Array:
         """Return the target with the players of each coalition, ``(batch, coalitions)``."""
         found = masked_scores(

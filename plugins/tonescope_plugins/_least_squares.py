@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 Float64Array = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Constraint:
+    """What is known of the unknowns of some windows: they are ``offset`` plus any combination of ``basis``.
+
+    Attributes:
+        windows: which windows, ``(n,)``.
+        basis: ``(unknowns, free)``.
+        offset: ``(unknowns, n)``.
+    """
+
+    windows: npt.NDArray[np.int64]
+    basis: Float64Array
+    offset: Float64Array
+
+
 class BatchedLeastSquares:
     """Normal equations, summed batch by batch: the same matrix for all windows, and a right side for each.
+
+    Constraints are eliminated: the free unknowns are solved for, and nothing is weighted.
 
     Args:
         matrix: what is there before any batch, ``(unknowns, unknowns)``: rows without chance, a penalty.
@@ -39,11 +59,13 @@ class BatchedLeastSquares:
         scale = 1.0 if self._share is None else self._share / count
         return self._matrix + scale * matrix, self._sides + scale * sides
 
-    def solution(self) -> Float64Array:
-        """Return the unknowns over all batches, ``(windows, unknowns)``."""
-        return np.asarray(np.linalg.solve(*self.totals()).T, np.float64)
+    def solution(self, constraints: Iterable[Constraint]) -> Float64Array:
+        """Return the unknowns over all batches, ``(windows, unknowns)``; every window has one constraint."""
+        matrix, sides = self.totals()
+        found: Float64Array = _solved(matrix[None], sides[None], constraints)[0]
+        return found
 
-    def without_each(self) -> Float64Array:
+    def without_each(self, constraints: Iterable[Constraint]) -> Float64Array:
         """Return the unknowns without each batch in turn, ``(batches, windows, unknowns)``."""
         matrix, sides, count = self._sums()
         counts = np.array([n for _, _, n in self._of_batches])
@@ -51,11 +73,22 @@ class BatchedLeastSquares:
         scale = (whole / (count - counts))[:, None, None]
         matrices = self._matrix + scale * (matrix - np.stack([m for m, _, _ in self._of_batches]))
         right = self._sides + scale * (sides - np.stack([s for _, s, _ in self._of_batches]))
-        return np.asarray(np.linalg.solve(matrices, right).transpose(0, 2, 1), np.float64)
+        return _solved(matrices, right, constraints)
 
     def _sums(self) -> tuple[Float64Array, Float64Array, int]:
         matrices, sides, counts = zip(*self._of_batches, strict=True)
         return np.sum(matrices, axis=0), np.sum(sides, axis=0), sum(counts)
+
+
+def _solved(matrices: Float64Array, sides: Float64Array, constraints: Iterable[Constraint]) -> Float64Array:
+    """Solve several systems: ``(n, unknowns, unknowns)``, ``(n, unknowns, windows)`` → ``(n, windows, unknowns)``."""
+    found = np.empty(sides.shape)
+    for each in constraints:
+        left = each.basis.T @ matrices @ each.basis
+        right = each.basis.T @ (sides[:, :, each.windows] - matrices @ each.offset)
+        found[:, :, each.windows] = each.offset + each.basis @ np.linalg.solve(left, right)
+    turned: Float64Array = found.transpose(0, 2, 1)
+    return turned
 
 
 def jackknife(without_each: Float64Array) -> Float64Array | None:

@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from tonescope_plugins._coalitions import KernelPlan, kernel_plan
 from tonescope_plugins._game import AnytimeMethod, Coalitions, Float64Array, Game, Step
-from tonescope_plugins._least_squares import BatchedLeastSquares, jackknife
+from tonescope_plugins._least_squares import BatchedLeastSquares, Constraint, jackknife
 from tonescope_plugins._players import PlayerParameters, player_count
 from tonescope_server import plugin
 
@@ -33,9 +34,10 @@ class KernelShapParameters(PlayerParameters):
 class KernelShap(AnytimeMethod):
     """The Shapley values that fit the values of coalitions best; they always add up to ``f(x) − f(baseline)``.
 
-    That constraint is eliminated, not weighted, and no player is ever left out. Coalitions of one player and of all but
-    one are enumerated (so no system is singular), and so are more sizes as the budget allows; the others are drawn by
-    the kernel's weight, in pairs, in batches of which none depends on another. With all of them enumerated the result
+    That constraint is eliminated, not weighted, and no player is ever left out; the share of one all of whose cells
+    hold the baseline is known to be zero, and is. Coalitions of one player and of all but one are enumerated (so no
+    system is singular), and so are more sizes as the budget allows; the others are drawn by the kernel's weight, in
+    pairs, in batches of which none depends on another. With all of them enumerated the result
     is exact, and has no standard error. Else the standard error of each tone is from leaving out each batch in turn;
     there is none until there are as many pairs as players. ``units`` holds the value of each player; a player's value
     is divided evenly among its cells. All windows are asked about the same coalitions. For fifty players and more,
@@ -59,7 +61,7 @@ class KernelShap(AnytimeMethod):
         fit = _Fit(game, plan)
         for batch in range(len(plan.batches)):
             drawn = plan.draw(parameters.seed, batch)
-            fit.squares.add(*fit.reduced(drawn))
+            fit.squares.add(*fit.rows(drawn))
             yield partial(fit.estimate, batch + 1)
         if not plan.batches:
             yield partial(fit.estimate, 0)
@@ -75,28 +77,31 @@ class _Fit:
 
     def __init__(self, game: Game, plan: KernelPlan) -> None:
         self._game, self._plan = game, plan
-        rows, values = self.reduced(plan.enumerated)
+        rows, values = self.rows(plan.enumerated)
         weighted = rows * plan.weights[:, None]
         self.squares = BatchedLeastSquares(weighted.T @ rows, weighted.T @ values.T, plan.share)
+        self._constraints = [self._constraint(*pattern) for pattern in game.patterns()]
 
-    def reduced(self, coalitions: Coalitions) -> tuple[Float64Array, Float64Array]:
-        """Return the rows and values of the system without the last player."""
-        takes_part = coalitions.astype(np.float64)
-        values = self._game.value(coalitions) - self._game.empty[:, None]
-        last = takes_part[:, -1]
-        return takes_part[:, :-1] - last[:, None], values - last * self._game.change[:, None]
+    def rows(self, coalitions: Coalitions) -> tuple[Float64Array, Float64Array]:
+        """Return who takes part in each coalition, and what it is worth beyond the empty one."""
+        return coalitions.astype(np.float64), self._game.value(coalitions) - self._game.empty[:, None]
 
     def estimate(self, batches: int) -> plugin.Estimate:
         """Return the estimate, and how far the batches disagree; exact where there are none."""
         error = None
         if self._plan.is_enough(batches):
-            error = jackknife(self._game.tones_of(self._shares(self.squares.without_each())))
-        shares = self._shares(self.squares.solution())
+            error = jackknife(self._game.tones_of(self.squares.without_each(self._constraints)))
+        shares = self.squares.solution(self._constraints)
         return self._game.estimate(shares, standard_error=error, batches=batches or None)
 
-    def _shares(self, others: Float64Array) -> Float64Array:
-        last = self._game.change[..., None] - others.sum(axis=-1, keepdims=True)
-        return np.concatenate([others, last], axis=-1)
+    def _constraint(self, windows: npt.NDArray[np.int64], matter: npt.NDArray[np.int64]) -> Constraint:
+        """Say that shares add up to the change of the target, and that players at the baseline have none."""
+        last, others = (matter[-1], matter[:-1]) if matter.size else (0, matter)
+        basis, offset = np.zeros((self._game.players, others.size)), np.zeros((self._game.players, windows.size))
+        basis[others, np.arange(others.size)] = 1.0
+        basis[last] = -1.0
+        offset[last] = self._game.change[windows]
+        return Constraint(windows, basis, offset)
 
 
 @plugin.hookimpl

@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from tonescope_plugins._coalitions import BATCHES
 from tonescope_plugins._game import AnytimeMethod, Coalitions, Float64Array, Game, Step
-from tonescope_plugins._least_squares import BatchedLeastSquares, jackknife
+from tonescope_plugins._least_squares import BatchedLeastSquares, Constraint, jackknife
 from tonescope_plugins._players import PlayerParameters
 from tonescope_server import plugin
 
@@ -34,7 +35,8 @@ class Lime(AnytimeMethod):
     ``sqrt(exp(−d² / width²))``, d the cosine distance of who takes part from all. ``units`` holds the slope of each
     player, divided evenly among its cells; ``maps["r_squared"]``, ``(batch,)``, says how well the linear model fits the
     weighted samples (1 where the target never changed), and ``maps["intercept"]`` is where no player takes part. The
-    slopes are shrunk by the penalty and do not add up to anything. The standard error is from leaving out batches of
+    slopes are shrunk by the penalty and do not add up to anything; a player all of whose cells hold the baseline has
+    none. The standard error is from leaving out batches of
     samples, and holds the mean of what this budget gives, not a Shapley value.
 
     Source: Ribeiro, Singh & Guestrin, "Why Should I Trust You?" (2016), equation 2, with the kernel of their image
@@ -72,6 +74,7 @@ class _Fit:
         self._penalty = np.diag(penalty)
         nothing = np.zeros((game.players + 1, len(game.full)))
         self._squares = BatchedLeastSquares(self._penalty + window.T @ window, nothing, None)
+        self._constraints = [self._constraint(*pattern) for pattern in game.patterns()]
         self._moments = np.zeros((3, len(game.full)))  # of the values: weighted squares, sums, and the weights
         self._moments[2] += 1.0
 
@@ -86,13 +89,18 @@ class _Fit:
 
     def estimate(self) -> plugin.Estimate:
         """Return the slopes, how well they fit, and how far the batches disagree."""
-        found = self._squares.solution()
+        found = self._squares.solution(self._constraints)
         batches = self._squares.batches
         error = None
         if batches > 1:
-            error = jackknife(self._game.tones_of(self._squares.without_each()[..., :-1]))
+            error = jackknife(self._game.tones_of(self._squares.without_each(self._constraints)[..., :-1]))
         maps = {"r_squared": self._r_squared(found), "intercept": found[:, -1] + self._game.full}
         return self._game.estimate(found[:, :-1], complete=False, standard_error=error, batches=batches, maps=maps)
+
+    def _constraint(self, windows: npt.NDArray[np.int64], matter: npt.NDArray[np.int64]) -> Constraint:
+        """Say that players at the baseline have no slope."""
+        basis = np.eye(self._game.players + 1)[:, np.append(matter, self._game.players)]
+        return Constraint(windows, basis, np.zeros((len(basis), windows.size)))
 
     def _r_squared(self, found: Float64Array) -> Float64Array:
         squares, sums, weights = self._moments

@@ -48,6 +48,7 @@ class Rise(AnytimeMethod):
     name = "rise"
     summary = "How much more the target is worth where a cell is shown, over random masks of tones by frames."
     source = "Petsiuk et al. 2018, arXiv:1806.07421"
+    resolves_tones = False  # masks are coarser than tones: what a tone is worth shows on its neighbours
     Parameters = RiseParameters
 
     def steps(self, model: plugin.ModelAccess, windows: plugin.Windows, parameters: Any) -> Iterator[Step]:

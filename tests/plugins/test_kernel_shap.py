@@ -73,6 +73,23 @@ def test_no_player_is_left_out_however_many_there_are(tmp_path):
     assert (found.tones != 0).all()
 
 
+def test_players_at_the_baseline_have_nothing_whatever_the_other_windows_hold(oracles):
+    """Null tones, mostly: with sampled shares of their own they would be told as a wrong layout."""
+    oracle = oracles["conv_1d"]
+    x = oracle.x.copy()
+    x[0, 10:20], x[1, [3, 4]], x[2] = 0.25, 0.25, 0.25
+    found = oracle.explainer.explain(x, METHOD, 1, budget=400)
+    assert not found.tones[0, 10:20].any()
+    assert not found.tones[1, [3, 4]].any()
+    assert (found.tones[0, 20:] != 0).all()
+    assert (found.tones[3] != 0).all()
+    assert np.abs(found.tones[2]).max() < 1e-6  # there is nothing to share
+    for row in range(5):
+        alone = oracle.explainer.explain(x[row : row + 1], METHOD, 1, budget=400)
+        np.testing.assert_allclose(alone.tones[0], found.tones[row], atol=1e-5 * np.abs(found.score).max())
+    np.testing.assert_allclose(found.tones.sum(axis=1), oracle.element(1)(x) - oracle.element(1)(x[2:3]), atol=1e-4)
+
+
 def test_pairs_halve_the_error(oracles, capsys):
     oracle = oracles["mlp"]
     exact = oracle.explainer.explain(oracle.x, "shapley_exact", 1, players="tone").units
