@@ -15,7 +15,17 @@ from types import ModuleType
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import checks, exported, gradients, input_x_gradient, jacobian, live, start, subcarrier_saliency
+from tests.bench import (
+    checks,
+    exported,
+    gradients,
+    input_x_gradient,
+    jacobian,
+    live,
+    methods,
+    start,
+    subcarrier_saliency,
+)
 from tests.bench.measure import Row, Section
 
 MEASUREMENTS: Mapping[str, ModuleType] = {
@@ -27,6 +37,7 @@ MEASUREMENTS: Mapping[str, ModuleType] = {
     "gradients": gradients,
     "jacobian": jacobian,
     "exported": exported,
+    "methods": methods,
 }
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 WIDTH = 150  # of a table that goes into a file
@@ -100,8 +111,9 @@ def _markdown(sections: Mapping[str, Section], conditions: str) -> str:
 _PAGE = """# Benchmarks
 
 Written by `make bench`, which measures everything in one run, both sides of a comparison turn by turn. Trust the ratios
-more than the times. `make bench-peers` installs what is compared with (torch, captum, onnx-ad) into an environment of
-its own, `.venv-bench`; the environment variable `TONESCOPE_BENCH_TORCH_PYTHON` names another interpreter that has them.
+more than the times. `make bench-peers` installs what is compared with (torch, captum, shap, onnx-ad) into an
+environment of its own, `.venv-bench`; the environment variable `TONESCOPE_BENCH_TORCH_PYTHON` names another interpreter
+that has them.
 
 {conditions}.
 
