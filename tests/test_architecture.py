@@ -35,6 +35,7 @@ LAYERS = (
     ("app",),
     ("ingest",),
     ("cli",),
+    ("_entry",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # What the server's package itself offers, and where it is.
@@ -47,8 +48,6 @@ MAY_IMPORT = {
     "tonescope_server.testing": set(),
 }
 FOR_PLUGINS = {"plugin", "gradients", "types", "errors"}
-# The command of the base install: it hands over to the daemon's command line where that is installed.
-ENTRY = "tonescope._entry"
 
 Sources = Mapping[str, str]
 """Source text by the module's dotted name."""
@@ -106,7 +105,7 @@ def broken_rules(known: Sources) -> list[str]:
 
 def _why_not(module: str, target: str) -> Iterator[str]:
     if is_in(module, "tonescope"):
-        if is_in(target, "tonescope_plugins") or (is_in(target, "tonescope_server") and module != ENTRY):
+        if is_in(target, "tonescope_plugins") or is_in(target, "tonescope_server"):
             yield "the client imports neither the server nor plugins"
         return
     if is_in(module, "tonescope_plugins"):
@@ -209,7 +208,7 @@ def test_a_broken_rule_is_seen(module, text):
             "tonescope_plugins.saliency",
             "from tonescope_server import plugin\nfrom tonescope_server.types import Target",
         ),
-        ("tonescope._entry", "from tonescope_server.cli import main"),
+        ("tonescope_server._entry", "from tonescope_server.cli import main"),
         ("tonescope.client", "import grpc\nfrom tonescope.v1 import csi_pb2\nfrom . import tensors"),
     ],
 )

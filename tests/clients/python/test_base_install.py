@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 _BLOCKED = """
 import sys
 
@@ -38,8 +40,29 @@ def test_the_blocker_blocks() -> None:
 
 
 def test_the_command_without_the_server_extra_names_it_in_one_line() -> None:
-    code = "Blocker.names -= {'tonescope_server'}; from tonescope._entry import main; raise SystemExit(main())"
+    code = "Blocker.names -= {'tonescope_server'}; from tonescope_server._entry import main; raise SystemExit(main())"
     done = python(code)
     assert done.returncode == 2
     assert "pip install 'tonescope[server]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+_CTRL_C_AT = """
+import sys
+class Pressed:
+    def find_spec(self, name, *rest):
+        if name == {name!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Pressed())
+from tonescope_server._entry import main
+raise SystemExit(main())
+"""
+
+
+@pytest.mark.parametrize("name", ["tonescope_server.cli", "typer", "tonescope_server.cli.methods"])
+def test_ctrl_c_while_the_command_still_imports_leaves_no_traceback(name: str) -> None:
+    code = _CTRL_C_AT.format(name=name)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "methods"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -1,4 +1,7 @@
-"""The ``tonescope`` command. The base install has no daemon in it: then this says which extra is missing."""
+"""The ``tonescope`` command. The base install has no daemon in it: then this says which extra is missing.
+
+Nothing is imported here before Ctrl-C is looked after.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import sys
 
 
 def main() -> int:
-    """Run the command line; exit code 2 where the ``server`` extra is not installed."""
+    """Run the command line; exit code 2 where the ``server`` extra is not installed, 130 for Ctrl-C."""
     try:
         from tonescope_server.cli import main as server_main
+
+        return server_main()
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "tonescope_server":
             raise
@@ -18,4 +23,5 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    return server_main()
+    except KeyboardInterrupt:  # while it was still importing
+        return 130
