@@ -21,7 +21,9 @@ Given = float | list[Any] | None
 
 
 def as_lists(value: Any) -> Any:
-    """Let an array stand for the nested lists that travel on the wire."""
+    """Let an array stand for the nested lists that travel on the wire; true and false are no numbers."""
+    if isinstance(value, bool):
+        raise ValueError("expected a name, a number or an array")
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import structlog
@@ -21,7 +21,7 @@ from tonescope.v1 import attribution_service_pb2 as service_pb2
 from tonescope.v1 import attribution_service_pb2_grpc as service_grpc
 from tonescope.v1 import live_pb2
 from tonescope_server.engine.prepared import Prepared
-from tonescope_server.errors import OverloadedError, TonescopeError, UnavailableError
+from tonescope_server.errors import InvalidInputError, OverloadedError, TonescopeError, UnavailableError
 from tonescope_server.live.batch import Patience, Runner, Sharing, explain_all
 from tonescope_server.live.buffer import WindowBuffer
 from tonescope_server.live.checker import StreamChecker
@@ -31,6 +31,7 @@ from tonescope_server.live.progressive import Progressive
 from tonescope_server.live.protocol import Agreement, Conversation, Said, negotiate
 from tonescope_server.live.session import Checking, Drain, Session, Totals
 from tonescope_server.services.convert import (
+    check_size,
     decoder_of,
     frame_of,
     normalisation_code,
@@ -46,8 +47,12 @@ from tonescope_server.services.progressive import conditions_of, sender
 from tonescope_server.services.status import message_of
 
 _END = vars(grpc.aio)["EOF"]  # the stubs leave it out
+# Parameters that are larger are read, and written back, where nobody waits for it: a tenth of a millisecond a kilobyte.
+READ_INLINE_BYTES = 16 << 10
 log = structlog.get_logger("tonescope.services")
 _SAID = {"open": Said.OPEN, "frames": Said.FRAMES, "windows": Said.WINDOWS, None: Said.NOTHING}
+
+_T = TypeVar("_T")
 
 
 class AttributionService(service_grpc.AttributionServiceServicer):
@@ -86,11 +91,9 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         self, request: service_pb2.ExplainRequest, context: Any
     ) -> service_pb2.ExplainResponse:
         """Explain a batch of windows; one that cannot be explained is answered with its own problem."""
-        opening = live_pb2.Open(
-            options=request.options, normalisation=request.normalisation, statistics=request.statistics
-        )
+        opening = _opening(request)
         options, model, prepared = await self._prepare(opening)
-        agreement = negotiate(options, model.model, max(len(request.windows), 1))
+        agreement = negotiate(options, model.model, len(request.windows))
         normalisers, first = self._explainers.host.normalisers, request.first_window_index
         intake = Intake(options, agreement, model.model, normalisers, first)
         jobs = intake.take(map(window_of, request.windows), time.perf_counter())
@@ -100,7 +103,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         finally:
             patience.give_up()
         response = service_pb2.ExplainResponse(tone_table=row_table_of(model.model))
-        writer = ExplanationWriter(model.model, prepared, agreement.want)
+        writer = await self._apart(opening, ExplanationWriter, model.model, prepared, agreement.want)
         for answer in answers:
             writer.write(answer, response.explanations.add())
         return response
@@ -122,9 +125,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
     async def _explain_progressively(self, request: service_pb2.ExplainProgressivelyRequest, context: Any) -> None:
         arrived = time.perf_counter()
         stop, interval_s = conditions_of(request)
-        opening = live_pb2.Open(
-            options=request.options, normalisation=request.normalisation, statistics=request.statistics
-        )
+        opening = _opening(request)
         options, model, prepared = await self._prepare(opening, timed=False)
         agreement = negotiate(options, model.model, len(request.windows))
         jobs = Intake(options, agreement, model.model, self._explainers.host.normalisers).take(
@@ -140,7 +141,7 @@ class AttributionService(service_grpc.AttributionServiceServicer):
             self._totals.progressive,
             self._drain.begun.is_set,
         )
-        writer = ExplanationWriter(model.model, prepared, agreement.want)
+        writer = await self._apart(opening, ExplanationWriter, model.model, prepared, agreement.want)
         await progressive.run(sender(context, writer, row_table_of(model.model)))
 
     async def Live(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
@@ -162,7 +163,9 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         conversation.hear(said_of(first))
         if first.open.default_format:
             decoder_of(self._explainers.host.decoders, first.open.default_format)
-        options, model, prepared = await self._prepare(first.open)
+        opening = first.open
+        check_size(opening.options.method.parameters)
+        options, model, prepared = await self._prepare(opening)
         agreement = negotiate(options, model.model, self._queue_windows)
         checking = self._checking(model, agreement, prepared)
         samples = checking.checker.samples if checking is not None else None
@@ -172,11 +175,11 @@ class AttributionService(service_grpc.AttributionServiceServicer):
         sharing = self._join(prepared)
         try:
             runner = self._runner(prepared, patience, sharing)
-            opened = opened_of(options, agreement, model, prepared, runner.inline)
+            opened = await self._apart(opening, opened_of, options, agreement, model, prepared, runner.inline)
             log.info("stream opened", stream=opened.stream_id, source=options.source_id, peer=context.peer())
             await context.write(live_pb2.LiveResponse(opened=opened))
             intake.notices.extend(agreement.warnings)
-            writer = ExplanationWriter(model.model, prepared, agreement.want)
+            writer = await self._apart(opening, ExplanationWriter, model.model, prepared, agreement.want)
             receive = self._receiver(context, conversation, intake, options.default_format)
             session = Session(intake, buffer, runner, self._totals, checking)
             with _end_logged(opened.stream_id, session, self._drain):
@@ -186,10 +189,16 @@ class AttributionService(service_grpc.AttributionServiceServicer):
             self._leave(prepared, sharing)
 
     async def _prepare(self, opening: live_pb2.Open, timed: bool = True) -> tuple[Options, ModelInUse, Prepared]:
-        options = options_of(opening)
+        options = await self._apart(opening, options_of, opening)
         model = await self._explainers.get(options.model, options.version, options.tone_layout)
         prepared = await self._explainers.prepare(model, options.method, options.target, options.parameters, timed)
         return options, model, prepared
+
+    async def _apart(self, opening: live_pb2.Open, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Do what goes through all parameters: many of them on the executor, so that nobody else waits for it."""
+        if opening.options.method.parameters.ByteSize() < READ_INLINE_BYTES:
+            return work(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._explainers.executor, work, *arguments)
 
     def _runner(self, prepared: Prepared, patience: Patience, sharing: Sharing | None = None) -> Runner:
         uses = prepared.uses_previous
@@ -288,6 +297,14 @@ def _sender(context: Any, writer: ExplanationWriter) -> Callable[[Sequence[Answe
         await context.write(response)
 
     return send
+
+
+def _opening(request: service_pb2.ExplainRequest | service_pb2.ExplainProgressivelyRequest) -> live_pb2.Open:
+    """Return what a single call has in common with the opening of a stream."""
+    check_size(request.options.method.parameters)  # before it is copied
+    if not request.windows:
+        raise InvalidInputError("windows: expected at least one, got none")
+    return live_pb2.Open(options=request.options, normalisation=request.normalisation, statistics=request.statistics)
 
 
 def opened_of(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import struct_pb2
 
 from tonescope.v1 import attribution_pb2, csi_pb2, live_pb2, tensor_pb2
 from tonescope_server.csi.decoders import Decoder
@@ -46,6 +46,9 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _MAX_AXES = 8
 # It stands in every line of the log about its stream.
 MAX_SOURCE_ID = 200
+# Of one parameter: two hundred windows of sixty tones by twenty frames, and a tenth of a second to read.
+MAX_PARAMETER_VALUES = 1 << 18
+MAX_PARAMETER_BYTES = 4 << 20  # of all of them; a number takes eleven
 _NORMALISATIONS: dict[int, str] = {
     csi_pb2.NORMALISATION_NONE: "none",
     csi_pb2.NORMALISATION_MANIFEST: "manifest",
@@ -226,20 +229,45 @@ def _difference(message: attribution_pb2.Target.Difference) -> Target:
     return Target.difference(target_of(message.plus), target_of(message.minus))
 
 
+def check_size(message: struct_pb2.Struct) -> None:
+    """Refuse parameters that would take long to read.
+
+    Raises:
+        ParameterError: more than ``MAX_PARAMETER_BYTES``.
+    """
+    if (size := message.ByteSize()) > MAX_PARAMETER_BYTES:
+        raise ParameterError(f"parameters: expected at most {MAX_PARAMETER_BYTES} bytes in all, got {size}")
+
+
 def parameters_of(message: struct_pb2.Struct) -> dict[str, Any]:
     """Return a method's parameters as plain values; numbers are floats, as JSON has them.
 
     Raises:
-        ParameterError: one that holds NaN or infinity.
+        ParameterError: one that holds NaN or infinity, or more than ``MAX_PARAMETER_VALUES``.
     """
     return {name: _parameter(name, value) for name, value in message.fields.items()}
 
 
 def _parameter(name: str, value: struct_pb2.Value) -> Any:
-    try:
-        return json_format.MessageToDict(value)
-    except (ValueError, json_format.SerializeToJsonError) as error:  # JSON has neither of them
-        raise ParameterError(f"parameter {_short(name)}: expected finite numbers, got NaN or infinity") from error
+    left = MAX_PARAMETER_VALUES
+
+    def read(value: struct_pb2.Value) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ParameterError(f"parameter {_short(name)}: expected at most {MAX_PARAMETER_VALUES} values, got more")
+        kind = value.WhichOneof("kind")
+        if kind == "number_value":
+            if not math.isfinite(value.number_value):
+                raise ParameterError(f"parameter {_short(name)}: expected finite numbers, got NaN or infinity")
+            return value.number_value
+        if kind == "list_value":
+            return [read(each) for each in value.list_value.values]
+        if kind == "struct_value":
+            return {key: read(each) for key, each in value.struct_value.fields.items()}
+        return None if kind in (None, "null_value") else getattr(value, kind)
+
+    return read(value)
 
 
 def struct_of(values: Mapping[str, Any]) -> struct_pb2.Struct:
