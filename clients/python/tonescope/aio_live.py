@@ -110,9 +110,13 @@ class AsyncLiveStream:
             raise state.error
         return None
 
-    async def __aiter__(self) -> AsyncIterator[Explanation]:
-        while (explanation := await self.receive()) is not None:
-            yield explanation
+    def __aiter__(self) -> AsyncIterator[Explanation]:
+        return self
+
+    async def __anext__(self) -> Explanation:
+        if (explanation := await self.receive()) is None:
+            raise StopAsyncIteration
+        return explanation
 
     async def __aenter__(self) -> AsyncLiveStream:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import grpc
@@ -12,6 +13,10 @@ from tonescope.fields import number
 # Ten years: what is longer, the clock of a call cannot hold.
 _LONGEST_S = 315_360_000.0
 MAX_MESSAGE_BYTES = 64 << 20
+
+# What gRPC resolves in ways of its own goes to it as it is.
+_SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:", "xds:")
+_ADDRESS = re.compile(rf"({'|'.join(_SCHEMES)})\S+|(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):\d+")
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     # Without this a stalled daemon lets seconds of frames pile up unseen in the transport.
@@ -37,8 +42,10 @@ def checked_address(address: Any) -> str:
     Raises:
         ParameterError: no text, or nothing in it that could be an address.
     """
-    if not isinstance(address, str) or not address or address.split() != [address]:
+    if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
         raise ParameterError(f"address: expected HOST:PORT, got {address!r}")
+    if not address.startswith(_SCHEMES) and not 0 < int(address.rpartition(":")[2]) < 1 << 16:
+        raise ParameterError(f"address: expected a port from 1 to 65535, got {address!r}")
     return address
 
 

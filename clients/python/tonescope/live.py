@@ -138,8 +138,12 @@ class LiveStream:
         return said
 
     def __iter__(self) -> Iterator[Explanation]:
-        while (explanation := self.receive()) is not None:
-            yield explanation
+        return self
+
+    def __next__(self) -> Explanation:
+        if (explanation := self.receive()) is None:
+            raise StopIteration
+        return explanation
 
     def __enter__(self) -> LiveStream:
         return self

@@ -251,6 +251,8 @@ def model_ref(name: str, version: str = "") -> model_pb2.ModelRef:
     if not isinstance(name, str) or not name:
         raise ParameterError(f"model: expected a name, or NAME/VERSION, got {name!r}")
     plain, slash, behind = name.partition("/")
+    if not plain:  # a path: the daemon says what is wrong with it
+        plain, slash, behind = name, "", ""
     if slash and version not in ("", behind):
         raise ParameterError(f"model version: expected {behind!r} as in {name!r}, got {version!r} beside it")
     return built(model_pb2.ModelRef, ParameterError, "model ", name=plain, version=behind if slash else version)

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 import tonescope
-from tonescope.channel import checked_timeout
+from tonescope.channel import checked_address, checked_timeout
 from tonescope.errors import InvalidInputError, ParameterError
 
 X = np.zeros((1, 56, 4), dtype=np.float32)
 
 
 @pytest.mark.parametrize("connect", [tonescope.connect, tonescope.aio.connect])
-@pytest.mark.parametrize("address", [None, "", " ", "a b:1", 3, b"localhost:1"])
+@pytest.mark.parametrize(
+    "address", [None, "", " ", "a b:1", 3, b"localhost:1", "localhost", ":1", "h:x", "http://h:1", "::1"]
+)
 def test_what_is_no_address_is_refused(connect: Any, address: Any) -> None:
     with pytest.raises(ParameterError, match=r"^address: expected HOST:PORT, got "):
         connect(address)
@@ -60,3 +62,14 @@ def test_what_an_argument_cannot_be_is_refused_before_anything_is_sent(call: Any
     with tonescope.connect("localhost:1") as client, pytest.raises(InvalidInputError) as caught:
         call(client)
     assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("address", ["h:0", "h:65536"])
+def test_what_is_no_port_is_refused(address: str) -> None:
+    with pytest.raises(ParameterError, match=r"^address: expected a port from 1 to 65535, got "):
+        checked_address(address)
+
+
+@pytest.mark.parametrize("address", ["h:1", "10.0.0.1:65535", "[::1]:50551", "unix:///run/t.sock", "dns:///h.local:1"])
+def test_every_form_of_an_address_is_taken(address: str) -> None:
+    assert checked_address(address) == address

@@ -64,6 +64,7 @@ def test_no_target_leaves_the_choice_to_the_model() -> None:
         ("m/2", "2", ("m", "2")),
         ("m/", "", ("m", "")),
         ("../m", "", ("..", "m")),
+        ("/etc/passwd", "", ("/etc/passwd", "")),
     ],
 )
 def test_a_model_is_named_with_its_version_or_without(name: str, version: str, meant: tuple[str, str]) -> None:

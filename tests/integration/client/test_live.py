@@ -38,6 +38,12 @@ def test_live_windows_are_answered_as_single_calls_are(client: tonescope.Client,
     assert np.stack([each.tones for each in live]).tobytes() == single.tones.tobytes()
 
 
+def test_a_stream_is_an_iterator_of_explanations(client: tonescope.Client, windows: np.ndarray) -> None:
+    stream = client.live(model="tiny", windows=windows[:2], overload="back_pressure")
+    assert [next(stream).window_index, next(stream).window_index] == [0, 1]
+    assert next(stream, None) is None
+
+
 def test_a_handle_sends_and_receives_by_turns(client: tonescope.Client) -> None:
     with client.live(model="tiny") as stream:
         for frame in frames(4):
