@@ -275,6 +275,65 @@ def test_a_quotient_is_split_where_the_reference_has_next_to_nothing_below(make_
     assert (np.abs(parts).sum(1) <= 20 * np.abs(scores).sum(0) + 20).all()  # and nothing cancels a millionfold
 
 
+NULL_TONE = np.array([1, 1, 0, 1, 1], np.float32)
+SUM_OF_SQUARES = [("Mul", "x x", "s", {}), ("ReduceSum", "s a", "p", {"keepdims": 0})]
+# By what each takes of one tone, all of whose cells are zero, or of one row, all of whose cells are alike.
+NULLS = {
+    "root of a sum of squares": ([*SUM_OF_SQUARES, ("Sqrt", "p", "o", {})], AXES, NULL_TONE),
+    "power of a half": ([*SUM_OF_SQUARES, ("Pow", "p half", "o", {})], {**AXES, "half": np.float32(0.5)}, NULL_TONE),
+    "over the spread": ([("ReduceMean", "x a", "m", {}), ("Sub", "x m", "d", {}), ("Mul", "d d", "q", {}),
+                         ("ReduceMean", "q a", "v", {}), ("Sqrt", "v", "n", {}), ("Add", "n tiny", "e", {}),
+                         ("Div", "d e", "o", {})], {"a": np.array([2]), "tiny": np.float32(1e-8)},
+                        np.array([[1], [0], [1]], np.float32)),
+    "root of a ReLU": ([("MatMul", "x w", "h", {}), ("Relu", "h", "r", {}), ("Sqrt", "r", "o", {})],
+                       {"w": random(5, 4, seed=4)}, np.float32(1)),
+    "logarithm and back": ([("Abs", "x", "p", {}), ("Log", "p", "l", {}), ("Exp", "l", "o", {})], {}, NULL_TONE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NULLS)
+def test_what_is_nothing_at_both_ends_has_no_part_though_its_slope_is_infinite(make_case, name):
+    nodes, constants, mask = NULLS[name]
+    x, reference = random(4, 3, 5, seed=7) * mask, random(4, 3, 5, seed=8) * mask
+    parts, change, scores, _ = split(chain(make_case, nodes, (3, 5), constants), x, reference)
+    assert np.isfinite(parts).all()
+    assert not parts[:, np.broadcast_to(mask, (3, 5)) == 0].any()
+    assert_complete(parts, change, scores)
+
+
+SMALL = {
+    "amplitude": ([*SUM_OF_SQUARES, ("Sqrt", "p", "o", {})], AXES, 1e-6),
+    "norm": ([("ReduceL2", "x a", "o", {"keepdims": 0})], AXES, 1e-12),
+    "power": ([("Abs", "x", "p", {}), ("Pow", "p half", "o", {})], {"half": np.float32(0.5)}, 1e-12),
+    "logarithm": ([("Abs", "x", "p", {}), ("Log", "p", "o", {})], {}, 1e-12),
+    "absolute values": ([("Abs", "x", "o", {})], {}, 1e-12),
+    "leak": ([("PRelu", "x k", "o", {})], {"k": np.float32([0.1])}, 1e-12),
+    "sum of absolute values": ([("ReduceL1", "x a", "o", {})], AXES, 1e-12),
+    "largest": ([("ReduceMax", "x a", "o", {})], AXES, 1e-12),
+    "larger": ([("Max", "x k", "o", {})], {"k": np.float32(1e-13)}, 1e-12),
+    "sign": ([("Sign", "x", "o", {})], {}, 1e-12),
+    "comparison": ([("Greater", "x k", "t", {}), ("Cast", "t", "o", {"to": 1})], {"k": np.float32(0)}, 1e-12),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_changes_of_small_windows_are_split_too(make_case, name):
+    """Below 1e-10 a slope would miss the bend: of √(x²) at 1e-6 half of the change."""
+    nodes, constants, size = SMALL[name]
+    x, reference = (random(6, 2, 5, seed=s) * np.float32(size) for s in (7, 8))
+    model = chain(make_case, nodes, (2, 5), constants)
+    parts, change, scores, _ = split(model, x, reference)
+    assert np.abs(parts.reshape(6, -1).sum(1) - change).max() <= 1e-5 * np.abs(change).max()
+    assert_complete(parts, change, scores)
+
+
+def test_a_small_change_of_what_is_not_small_has_the_slope(make_case):
+    """A sigmoid of 1e-11 is one half at both ends, and 0/1e-11 is no slope."""
+    x, reference = (random(3, 4, seed=s) * np.float32(1e-11) for s in (7, 8))
+    parts, _, _, weights = split(chain(make_case, [("Sigmoid", "x", "o", {})], (4,)), x, reference)
+    np.testing.assert_allclose(parts, (x - reference) * weights / 4, rtol=1e-5)
+
+
 def test_a_quotient_between_near_ends_is_split_like_a_product_with_the_mean_reciprocal(make_case):
     model = chain(make_case, [("Exp", "x", "e", {}), ("Sin", "x", "s", {}), ("Div", "s e", "o", {})], (5,))
     x = random(4, 5, seed=1)

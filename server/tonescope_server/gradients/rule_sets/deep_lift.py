@@ -19,13 +19,14 @@ from tonescope_server.gradients.rule_sets.multipliers import (
     softmax,
     steps,
 )
-from tonescope_server.gradients.rule_sets.multipliers.differences import averaged, rescale
+from tonescope_server.gradients.rule_sets.multipliers.differences import averaged, rescale, rescale_exact
 from tonescope_server.gradients.rule_sets.standard import STANDARD
 from tonescope_server.gradients.rules import activation, unary
 from tonescope_server.marker import hookimpl
 
 _NOT_OF_ONE_ELEMENT = {"Neg", "PRelu"}
 _RESCALED = {**unary.RULES, **{k: v for k, v in activation.RULES.items() if not k.endswith("oftmax")}}
+_EXACT = ("Relu", "Abs")
 _BILINEAR = ("MatMul", "Gemm")
 _COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
 _CROSSED = ("MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin")
@@ -36,6 +37,7 @@ DEEP_LIFT = STANDARD.without(*_REFUSED).override(
     "deep_lift",
     {
         **{name: rescale(rule) for name, rule in _RESCALED.items() if name not in _NOT_OF_ONE_ELEMENT},
+        **{name: rescale_exact(STANDARD.rules[name]) for name in _EXACT},
         **{name: averaged(STANDARD.rules[name]) for name in _BILINEAR},
         "PRelu": arithmetic.prelu,
         "Einsum": arithmetic.contraction,

@@ -13,11 +13,14 @@ from tonescope_server.gradients.rule_sets.multipliers.differences import (
     averaged,
     bounded,
     difference,
+    ends,
+    is_still,
     mean_of,
     quotient,
     ratio,
     returned,
-    unless_small,
+    slope,
+    tamed,
 )
 from tonescope_server.gradients.rule_sets.standard import STANDARD
 from tonescope_server.gradients.rules.elementwise import required
@@ -76,24 +79,25 @@ def modulo(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.V
 
 
 def _by_first(ctx: Context, node: ir.Node, cotangents: Cotangents) -> ir.Value:
-    g, x = required(cotangents[0]), required(node.inputs[0])
+    g, x = required(cotangents[0]), ends(ctx, node.inputs[0])
     derivative = required(STANDARD.rules[node.op_type](ctx, node, cotangents)[0])
-    change = difference(ctx, x)
-    quotient = ratio(ctx, difference(ctx, node.outputs[0]), change, None)
-    return unless_small(ctx, change, derivative, ctx.unbroadcast(ctx.op("Mul", g, quotient), x, node.outputs[0]))
+    still = is_still(ctx, x)
+    quotient = ratio(ctx, difference(ctx, node.outputs[0]), ctx.op("Sub", *x), still)
+    rescaled = ctx.unbroadcast(ctx.op("Mul", g, quotient), x[0], node.outputs[0])
+    return ctx.op("Where", still, tamed(ctx, derivative, g, x), rescaled)
 
 
 def quantize_linear(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """The rescale rule: by how many levels the value differs between the ends, rounded and saturated as it is."""
-    x, levels = required(node.inputs[0]), node.outputs[0]
+    x, levels = ends(ctx, node.inputs[0]), node.outputs[0]
     if any(ctx.need(v) for v in node.inputs[1:]):
         raise ctx.unsupported(node, "its scale depends on the input")
-    kind = int(ctx.dtype(x))
+    kind = int(ctx.dtype(x[0]))
     here, there = (ctx.op("Cast", v, to=kind) for v in (levels, ctx.reference(levels)))
     derivative = required(STANDARD.rules["QuantizeLinear"](ctx, node, cotangents)[0])
-    change = difference(ctx, x)
-    rescaled = ctx.op("Mul", cotangents[0], ratio(ctx, ctx.op("Sub", here, there), change, None))
-    return [unless_small(ctx, change, derivative, rescaled)]
+    still = is_still(ctx, x, (here, there))
+    quotient = ratio(ctx, ctx.op("Sub", here, there), ctx.op("Sub", *x), still)
+    return [ctx.op("Where", still, derivative, ctx.op("Mul", cotangents[0], quotient))]
 
 
 def scatter(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
@@ -131,17 +135,17 @@ def choice(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.V
 def prelu(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """``relu x − slope·relu(−x)``: both rescaled, their product by averages."""
     g, y = required(cotangents[0]), node.outputs[0]
-    x, slope = required(node.inputs[0]), required(node.inputs[1])
+    x, leak = required(node.inputs[0]), required(node.inputs[1])
     below = [ctx.op("Relu", ctx.op("Neg", v)) for v in (x, ctx.reference(x))]
-    by_slope = ctx.op("Neg", ctx.op("Mul", g, mean_of(ctx, *below)))
+    by_leak = ctx.op("Neg", ctx.op("Mul", g, mean_of(ctx, *below)))
     is_below = ctx.op("Cast", ctx.op("Less", x, ctx.scalar(0.0, x)), to=int(ctx.dtype(x)))
     # Δrelu(−x)/Δx, with its sign turned; Δrelu(x)/Δx is 1 less that.
-    fall = ratio(ctx, ctx.op("Sub", below[1], below[0]), difference(ctx, x), is_below)
+    fall = ctx.op("Neg", slope(ctx, below, ends(ctx, x), ctx.op("Neg", is_below)))
     rise = ctx.op("Sub", ctx.scalar(1.0, x), fall)
-    by_x = ctx.op("Mul", g, ctx.op("Add", rise, ctx.op("Mul", fall, average(ctx, slope))))
+    by_x = ctx.op("Mul", g, ctx.op("Add", rise, ctx.op("Mul", fall, average(ctx, leak))))
     return [
         ctx.typed(by_x, x) if ctx.need(x) else None,
-        ctx.unbroadcast(by_slope, slope, y) if ctx.need(slope) else None,
+        ctx.unbroadcast(by_leak, leak, y) if ctx.need(leak) else None,
     ]
 
 

@@ -1,7 +1,8 @@
 """Multipliers of maxima and minima: the cross-maximum.
 
 Each end's maximum gets the change beyond the other's. At the window's maximum the operand rose by no less than the
-maximum did, at the reference's it fell by no less: neither quotient has a vanishing denominator where anything is due.
+maximum did, at the reference's it fell by no less: neither quotient has a vanishing denominator where anything is due,
+and differences of what is only chosen are not rounded: the quotient is taken wherever there is any.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import onnx_ir as ir
 
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.rule_set import Cotangents, Rule
-from tonescope_server.gradients.rule_sets.multipliers.differences import difference, ratio
+from tonescope_server.gradients.rule_sets.multipliers.differences import ends, ratio, slope
 from tonescope_server.gradients.rules import elementwise
 from tonescope_server.gradients.rules.elementwise import required
 
@@ -45,7 +46,8 @@ def crossed(winners: Rule) -> Rule:
 def _over_change(
     ctx: Context, x: ir.Value, up: ir.Value | None, down: ir.Value | None, gradient: ir.Value | None
 ) -> ir.Value:
-    return ratio(ctx, ctx.op("Add", up, down), difference(ctx, x), gradient)
+    both = ends(ctx, x)
+    return ratio(ctx, ctx.op("Add", up, down), ctx.op("Sub", *both), ctx.op("Equal", *both), gradient)
 
 
 def extreme(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
@@ -58,10 +60,9 @@ def extreme(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.
     gap0 = ctx.op("Sub", ctx.reference(b), ctx.reference(a))
     if node.op_type == "Min":
         gap, gap0 = ctx.op("Neg", gap), ctx.op("Neg", gap0)
-    change = ctx.op("Sub", gap, gap0)
-    kink = ctx.op("Sub", ctx.op("Relu", gap), ctx.op("Relu", gap0))
+    gaps = gap, gap0
     step = ctx.op("Cast", ctx.op("Greater", gap, ctx.scalar(0.0, a)), to=int(ctx.dtype(a)))
-    to_b = ctx.op("Mul", g, ratio(ctx, kink, change, step))
+    to_b = ctx.op("Mul", g, slope(ctx, [ctx.op("Relu", v) for v in gaps], gaps, step))
     result = node.outputs[0]
     return [
         ctx.unbroadcast(ctx.op("Sub", g, to_b), a, result) if ctx.need(a) else None,

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.rule_set import Cotangents
-from tonescope_server.gradients.rule_sets.multipliers.differences import mean_of, quotient, ratio
+from tonescope_server.gradients.rule_sets.multipliers.differences import mean_of, quotient, slope
 from tonescope_server.gradients.rule_sets.multipliers.reduction import absolute_slope
 from tonescope_server.gradients.rules.elementwise import required
 from tonescope_server.gradients.rules.normalization import mean_variance_axes, neighbour_sums
@@ -89,7 +89,7 @@ def local_response_normalization(ctx: Context, node: ir.Node, cotangents: Cotang
     u, u0 = base(x), base(x0)
     p, p0 = power(u), power(u0)
     derivative = ctx.op("Mul", ctx.op("Div", p, u), ctx.scalar(-beta, x))
-    bend = ratio(ctx, ctx.op("Sub", p, p0), ctx.op("Sub", u, u0), derivative)
+    bend = slope(ctx, (p, p0), (u, u0), derivative)
     by_base = ctx.op("Mul", ctx.op("Mul", g, mean_of(ctx, x, x0)), bend)
     shared = neighbour_sums(ctx, by_base, size, size - 1 - before)
     through = ctx.op("Mul", ctx.op("Mul", shared, ctx.op("Add", x, x0)), ctx.scalar(alpha / size, x))

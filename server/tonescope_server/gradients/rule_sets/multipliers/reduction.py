@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.rule_set import Cotangents
-from tonescope_server.gradients.rule_sets.multipliers.differences import difference, mean_of, ratio, slope
+from tonescope_server.gradients.rule_sets.multipliers.differences import ends, mean_of, ratio, slope
 from tonescope_server.gradients.rules.elementwise import required
 from tonescope_server.gradients.rules.pooling import checked_windows, spread_over_windows
 from tonescope_server.gradients.rules.reduction import kept, reduced_axes
@@ -24,15 +24,16 @@ def reduce_l1(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[i
 
 def absolute_slope(ctx: Context, x: ir.Value) -> ir.Value:
     """Return ``Δ|x|/Δx``."""
-    change = ctx.op("Sub", ctx.op("Abs", x), ctx.op("Abs", ctx.reference(x)))
-    return ratio(ctx, change, difference(ctx, x), ctx.op("Sign", x))
+    both = ends(ctx, x)
+    return slope(ctx, [ctx.op("Abs", v) for v in both], both, ctx.op("Sign", x))
 
 
 def reduce_l2(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """The root of a sum of squares: ``Δ√s/Δs = 1/(y + y₀)`` and ``Δx² = (x + x₀)·Δx``."""
     x, y = required(node.inputs[0]), node.outputs[0]
     both = ctx.op("Add", kept(ctx, node, y), kept(ctx, node, ctx.reference(y)))
-    share = ratio(ctx, kept(ctx, node, required(cotangents[0])), both, ctx.scalar(0.0, x))
+    zero = ctx.scalar(0.0, x)  # no sum of norms vanishes but that of zeros
+    share = ratio(ctx, kept(ctx, node, required(cotangents[0])), both, ctx.op("Equal", both, zero), zero)
     return [ctx.op("Mul", share, ctx.op("Add", x, ctx.reference(x)))]
 
 

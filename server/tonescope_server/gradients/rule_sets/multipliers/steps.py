@@ -12,14 +12,14 @@ import onnx_ir as ir
 from tonescope_server.gradients.activity import is_float
 from tonescope_server.gradients.context import Context
 from tonescope_server.gradients.rule_set import Cotangents
-from tonescope_server.gradients.rule_sets.multipliers.differences import difference, mean_of, ratio, returned
+from tonescope_server.gradients.rule_sets.multipliers.differences import ends, mean_of, returned, slope
 from tonescope_server.gradients.rules.elementwise import required
 
 
 def step(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
     """The rescale rule: how far the result jumped, over how far the operand went; zero where that did not move."""
-    x, y = required(node.inputs[0]), node.outputs[0]
-    jump = ratio(ctx, difference(ctx, y), difference(ctx, x), ctx.scalar(0.0, x))
+    x = ends(ctx, node.inputs[0])
+    jump = slope(ctx, ends(ctx, node.outputs[0]), x, ctx.scalar(0.0, x[0]))
     return [ctx.op("Mul", cotangents[0], jump)]
 
 
@@ -27,9 +27,9 @@ def comparison(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[
     """A step of ``a − b``, rescaled: 1 where it became true, −1 where it ceased to be, over how far ``a − b`` went."""
     g, y = required(cotangents[0]), node.outputs[0]
     a, b = required(node.inputs[0]), required(node.inputs[1])
-    ends = (a, b), (ctx.reference(a), ctx.reference(b))
-    gap, gap0 = (ctx.op("Sub", as_number(ctx, u), as_number(ctx, v)) for u, v in ends)
-    step = ratio(ctx, _change(ctx, y), ctx.op("Sub", gap, gap0), ctx.constant(0.0, "float32"))
+    pairs = zip(ends(ctx, a), ends(ctx, b), strict=True)
+    gaps = [ctx.op("Sub", as_number(ctx, u), as_number(ctx, v)) for u, v in pairs]
+    step = slope(ctx, _numbers(ctx, y), gaps, ctx.constant(0.0, "float32"))
     back = _shaped(ctx, ctx.op("Mul", g, step), y)
     return [returned(ctx, back, a, y), returned(ctx, ctx.op("Neg", back), b, y)]
 
@@ -61,7 +61,7 @@ def cast(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Val
     g = ctx.op("Cast", cotangents[0], to=kind)
     if is_float(y) or ctx.dtype(x) == ir.DataType.BOOL or not (is_float(x) or ctx.dtype(y) == ir.DataType.BOOL):
         return [g]
-    jump = ratio(ctx, _change(ctx, y), _change(ctx, x), ctx.constant(0.0, "float32"))
+    jump = slope(ctx, _numbers(ctx, y), _numbers(ctx, x), ctx.constant(0.0, "float32"))
     return [ctx.op("Mul", g, ctx.op("Cast", jump, to=kind))]
 
 
@@ -84,11 +84,12 @@ def _logic(
 
 
 def _mean(ctx: Context, value: ir.Value) -> ir.Value:
-    return mean_of(ctx, as_number(ctx, value), as_number(ctx, ctx.reference(value)))
+    return mean_of(ctx, *_numbers(ctx, value))
 
 
-def _change(ctx: Context, value: ir.Value) -> ir.Value:
-    return ctx.op("Sub", as_number(ctx, value), as_number(ctx, ctx.reference(value)))
+def _numbers(ctx: Context, value: ir.Value) -> tuple[ir.Value, ir.Value]:
+    here, there = (as_number(ctx, v) for v in ends(ctx, value))
+    return here, there
 
 
 def _shaped(ctx: Context, multiplier: ir.Value, value: ir.Value) -> ir.Value:
