@@ -66,3 +66,22 @@ def depending_on(graph: ir.Graph, names: set[str]) -> set[str]:
         if any(v in reached for v in operands(node)):
             reached.update(node.outputs)
     return {str(v.name) for v in graph.outputs if v in reached}
+
+
+def after(context: Context, value: ir.Value, earlier: ir.Value) -> ir.Value:
+    """Return a value that is there only once another one is: its shape is said in terms of the other's."""
+    none = context.op("Mul", context.op("Shape", earlier, start=0, end=1), context.ints([0]))
+    return context.op("Reshape", value, context.op("Add", context.op("Shape", value), none))
+
+
+def longest(graph: ir.Graph) -> str:
+    """Name the output of a graph that the most nodes are needed for."""
+    needed: dict[str, int] = {}
+    for output in graph.outputs:
+        wanted, count = {output}, 0
+        for node in reversed(list(graph)):
+            if any(v in wanted for v in node.outputs):
+                wanted.update(v for v in operands(node) if v is not None)
+                count += 1
+        needed[str(output.name)] = count
+    return max(needed, key=lambda name: needed[name])

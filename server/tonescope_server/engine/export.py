@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from tonescope_server.engine.copies import Copies, depending_on
+from tonescope_server.engine.copies import Copies, after, depending_on, longest
 from tonescope_server.engine.export_metadata import metadata
+from tonescope_server.engine.open_windows import Inputs, Known
 from tonescope_server.engine.prediction import OUTPUT
 from tonescope_server.engine.runs import summed
 from tonescope_server.errors import (
     ConfigurationError,
     MethodNotApplicableError,
     ModelError,
-    ParameterError,
     TargetError,
     TonescopeError,
 )
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
 MAP = "map:"
 MOST_BYTES = 2**31 - 2**20  # what protobuf can hold, and room for the graph itself
 STANDARD_DOMAINS = ("", "ai.onnx")
-Known = npt.NDArray[Any]
-Open = Callable[[str, Known, int, bool], Any]
 
 
 @dataclass(frozen=True)
@@ -67,16 +64,6 @@ class Exported:
     runs: int
     evaluations: int
     batches: int | None = None
-
-
-@dataclass(frozen=True)
-class _OpenWindows(Windows):
-    """Windows that are not known yet."""
-
-    opened: Open = field(kw_only=True)
-
-    def input(self, name: str, values: Known, start: int = 0, *, drawn: bool = False) -> Any:
-        return self.opened(name, values, start, drawn)
 
 
 def exported(
@@ -178,17 +165,15 @@ class _Export:
         self._tracer = tracer_for(self._context, self._x, _sizes_of(prepared, model.input.shape[1:]))
         self._dtype = np.dtype(model.input.dtype)
         self._weights: dict[str, ir.Value] = {}
-        self._asked = asked
-        self._parts: dict[str, dict[int, tuple[tuple[int, ...], ir.Value]]] = {}
-        self._could_be_inputs: set[str] = set()
+        self._before: ir.Value | None = None
+        self._fed_before: dict[ir.Value, ir.Value] = {}
+        self._longest = longest(self._plan.graph)
+        self._inputs = Inputs(self._tracer, self._x, asked)
         self._probed = model.input.shape[0] if fixed else 2
-        self._inputs = {
-            str(self._x.name): f"windows as the model takes them, (batch, {_written(model.input.shape[1:])})"
-        }
         self._outputs: dict[str, str] = {}
 
     def made(self) -> Exported:
-        windows = self._windows()
+        windows = self._inputs.windows(self._prepared)
         totals, runs, spent = self._run(windows)
         estimate = self._method.finish(totals, windows, self._prepared.checked)
         for name in [n for n in totals if n.startswith(OUTPUT)]:
@@ -202,61 +187,7 @@ class _Export:
             producer_version=version("tonescope"),
         )
         self._close(model)
-        return Exported(model, self._outputs, self._inputs, runs, spent, estimate.batches)
-
-    # -- what goes in -------------------------------------------------------------------------------------------
-
-    def _windows(self) -> Windows:
-        """Return the windows: what is known of them, and what is not."""
-        shape = (self._tracer.batch, *self._prepared.input_shape)
-        known = self._prepared.windows(np.zeros((1, *shape[1:]), self._dtype))
-        same = {each.name: getattr(known, each.name) for each in fields(Windows)}
-        same["x"] = self._tracer.array(self._x, shape, self._dtype)
-        same["rows"] = np.arange(self._tracer.batch, dtype=np.int64)
-        if self._prepared.uses_previous and getattr(self._prepared.checked, "previous", None) is None:
-            value = ir.Value(name="previous", shape=self._x.shape, type=self._x.type)
-            self._graph.inputs.append(value)
-            self._inputs["previous"] = "the window before each, of the input's shape; NaN where there is none"
-            same["previous"] = self._tracer.array(value, shape, self._dtype)
-        return _OpenWindows(**same, opened=self._opened)
-
-    def _opened(self, name: str, values: Known | TracedArray, start: int, drawn: bool) -> Known | TracedArray:
-        """Make values an input, where that is asked for; a later run takes what stands further on in it."""
-        if isinstance(values, TracedArray):
-            return values  # made of the windows
-        self._could_be_inputs.add(name)
-        if name not in self._asked if self._asked is not None else not drawn:
-            return values
-        parts = self._parts.setdefault(name, {})
-        if start not in parts:
-            if not parts:
-                self._graph.inputs.append(ir.Value(name=name, type=self._x.type))
-            whole = next(v for v in self._graph.inputs if v.name == name)
-            ends = (self._context.ints([n]) for n in (start, start + len(values), 0))
-            parts[start] = np.shape(values), self._context.op("Slice", whole, *ends)
-        shape, value = parts[start]
-        return self._tracer.array(value, shape, self._dtype)
-
-    def _state_inputs(self) -> None:
-        """Give each input that was opened its shape.
-
-        Raises:
-            ParameterError: one was asked for that the method does not have.
-        """
-        if missing := set(self._asked or ()) - self._could_be_inputs:
-            known = ", ".join(sorted(self._could_be_inputs)) or "none"
-            name = self._method.name
-            raise ParameterError(f"method '{name}' has no input '{min(missing)}' to leave open; it has {known}")
-        for value in self._graph.inputs:
-            if value.name in self._parts:
-                parts = self._parts[value.name]
-                shapes = [shape for shape, _ in parts.values()]
-                whole = (sum(shape[0] for shape in shapes), *shapes[0][1:])
-                value.shape = ir.Shape(whole)
-                self._inputs[value.name] = f"({_written(whole)}), as the method is fed it"
-                if len(parts) == 1:  # all of it is read in one piece
-                    ((_, piece),) = parts.values()
-                    piece.replace_all_uses_with(value)
+        return Exported(model, self._outputs, self._inputs.said, runs, spent, estimate.batches)
 
     # -- runs ---------------------------------------------------------------------------------------------------
 
@@ -277,19 +208,31 @@ class _Export:
         graph = self._plan.graph
         name = str(self._x.name)
         given = {name: self._x, **self._target_weights()}
-        given.update((key, self._value(value)) for key, value in fed.items())
+        given.update((key, self._in_turn(self._value(value))) for key, value in fed.items())
         values = self._copies.add(given)
         traced = {key for key, value in fed.items() if isinstance(value, TracedArray)}
         unknown = depending_on(graph, {name, *traced})
         probed = self._probe(fed)
         found: dict[str, Any] = {}
         for key, value in values.items():
-            if key in unknown:
-                shape = (self._tracer.batch, *probed[key].shape[1:])
-                found[key] = self._tracer.array(value, shape, probed[key].dtype)
-            else:
+            if key not in unknown:
                 found[key] = probed[key]
+                continue
+            if probed[key].shape[:1] != (self._probed,):
+                raise ModelError(f"'{key}': an exported graph needs the batch in front, got {probed[key].shape}")
+            shape = (self._tracer.batch, *probed[key].shape[1:])
+            found[key] = self._tracer.array(value, shape, probed[key].dtype)
+        self._before = values[self._longest]
         return found
+
+    def _in_turn(self, value: ir.Value) -> ir.Value:
+        """Let what only this run is fed wait for the run before: side by side, runs would need memory for all at once.
+
+        What other runs were fed too stays as it is, and what is worked out from it is shared.
+        """
+        if value not in self._fed_before:
+            self._fed_before[value] = value if self._before is None else after(self._context, value, self._before)
+        return self._fed_before[value]
 
     def _probe(self, fed: Mapping[str, Any]) -> dict[str, Known]:
         """Run the plan on windows of zeros: shapes, and what does not depend on them, are found that way."""
@@ -352,7 +295,7 @@ class _Export:
 
     def _close(self, model: ir.Model) -> None:
         """Leave nothing unused in the graph, and no two values of one name."""
-        self._state_inputs()
+        self._inputs.close(self._method.name)
         _drop_identities(self._graph)
         shapes = {v: v.shape for v in self._graph.outputs}
         state_types(model, {})
@@ -417,7 +360,3 @@ def _free(name: str) -> str:
     """Return the name of a model's output, told apart from those of results."""
     results = ("score", "cells", "tones", "convergence_delta", "standard_error", "units")
     return f"{OUTPUT}{name}" if name in results or name.startswith(MAP) else name
-
-
-def _written(shape: tuple[int, ...]) -> str:
-    return ", ".join(map(str, shape))

@@ -155,6 +155,22 @@ def test_weights_are_in_a_graph_once_however_many_runs_it_stands_for(explainers)
     assert sizes[0] == sizes[1] > 0
 
 
+def longest_path(graph):
+    steps = {}
+    for node in graph:
+        steps[node] = 1 + max((steps[v.producer()] for v in node.inputs if v is not None and v.producer()), default=0)
+    return max(steps.values())
+
+
+@pytest.mark.parametrize("parameters", [{"n_steps": 600}, {"rule": "adaptive", "max_steps": 128}], ids=str)
+def test_runs_follow_each_other_so_that_their_memory_is_not_needed_all_at_once(explainers, parameters):
+    (_, one), (_, many) = (
+        make(explainers["complex"], "integrated_gradients", **p) for p in ({"n_steps": 60}, parameters)
+    )
+    assert one.runs == 1
+    assert longest_path(many.graph.graph) > 0.8 * many.runs * longest_path(one.graph.graph)
+
+
 def test_the_pass_at_the_windows_is_shared_by_all_references(explainers):
     background = tiny_windows(explainers["scrambled"].model, 6, seed=3)
     _, made = make(explainers["scrambled"], "deep_shap", background=background)
@@ -314,6 +330,20 @@ def test_outputs_of_the_model_that_go_by_the_name_of_a_result_are_told_apart(tmp
     want = prepared.run(x)
     np.testing.assert_allclose(found["output:cells"], want.prediction.outputs["cells"], rtol=1e-6)
     np.testing.assert_allclose(found["cells"], want.cells, rtol=1e-5, atol=1e-6)
+
+
+def test_an_input_of_the_model_that_goes_by_the_name_of_one_of_the_methods_is_told_apart(tmp_path):
+    net = families.Net(12)
+    onnx.save(net.model(net.linear("x", "out", 12, families.CLASSES)), tmp_path / "model.onnx")
+    proto = onnx.load(tmp_path / "model.onnx")
+    proto.graph.input[0].name = "previous"
+    for node in proto.graph.node:
+        node.input[:] = ["previous" if name == "x" else name for name in node.input]
+    onnx.save(proto, tmp_path / "model.onnx")
+    explainer = Explainer.load(tmp_path / "model.onnx")
+    _, made = make(explainer, "temporal_difference")
+    assert list(made.inputs) == ["previous", "method:previous"]
+    onnx.checker.check_model(proto_of(made), full_check=True)
 
 
 # -- methods of others -----------------------------------------------------------------------------------------------
