@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -42,8 +44,6 @@ def test_the_p_value_counts_the_draws_that_do_at_least_as_well(judged):
 
 
 def test_the_best_value_that_there_can_be_is_told_from_chance_and_the_worst_is_told_as_worse(judged):
-    from dataclasses import replace
-
     best = np.tile(np.sort(judged.attribution.mean(axis=0))[::-1], (5, 1))
     found = judge(First(), replace(judged, attribution=best), First.Parameters(), 20)
     assert (found.p_value, found.is_told_from_chance, found.is_worse_than_chance) == (1 / 21, True, False)

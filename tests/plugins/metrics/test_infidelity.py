@@ -1,13 +1,10 @@
-"""Infidelity, faithfulness correlation and completeness: exact for a linear model, and by hand for others."""
+"""Infidelity: none for what is true, and the mean squared error by hand for anything else."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from tonescope_plugins.metrics._subsets import draw_subsets
-from tonescope_plugins.metrics.completeness import Completeness
-from tonescope_plugins.metrics.faithfulness_correlation import FaithfulnessCorrelation
 from tonescope_plugins.metrics.infidelity import Infidelity
 
 
@@ -15,11 +12,9 @@ def squared(points):
     return (points.sum(axis=2) ** 2).sum(axis=1) + points[:, 0, 0] * points[:, 5, 1]
 
 
-def test_what_a_linear_model_says_itself_has_no_infidelity_and_a_correlation_of_one(judged, linear, measure):
+def test_what_a_linear_model_says_itself_has_no_infidelity(judged, linear, measure):
     subject = judged(linear, explain=linear.contributions)
     np.testing.assert_allclose(measure(Infidelity(), subject).values, 0, atol=1e-24)
-    np.testing.assert_allclose(measure(FaithfulnessCorrelation(), subject).values, 1, rtol=1e-12)
-    np.testing.assert_allclose(measure(Completeness(), subject).values, 0, atol=1e-12)
 
 
 def test_the_gradient_of_a_linear_model_has_no_infidelity_under_noise(judged, linear, measure):
@@ -53,30 +48,3 @@ def test_scaled_infidelity_forgives_a_factor_and_nothing_else(judged, linear, me
     worst = measure(Infidelity(), zero, scaled=True).values
     np.testing.assert_array_equal(worst, measure(Infidelity(), zero).values)
     assert (measure(Infidelity(), mixed, scaled=True).values <= worst).all()
-
-
-def test_correlation_turns_with_the_sign_and_ignores_the_scale(judged, measure):
-    attribution = np.random.default_rng(2).standard_normal((3, 6))
-    same, turned = judged(squared, attribution * 1e-30), judged(squared, -attribution)
-    found = measure(FaithfulnessCorrelation(), same).values
-    np.testing.assert_allclose(found, -measure(FaithfulnessCorrelation(), turned).values, rtol=1e-9)
-    subsets = draw_subsets(same, 100, 0.25)
-    loss = same.score_without(np.broadcast_to(subsets, (3, *subsets.shape)))
-    wanted = [np.corrcoef(subsets @ attribution[i], -loss[i])[0, 1] for i in range(3)]
-    np.testing.assert_allclose(found, wanted, rtol=1e-9)
-
-
-@pytest.mark.parametrize("attribution", [np.zeros((3, 6)), np.full((3, 6), 2.5)])
-def test_an_attribution_that_is_the_same_for_all_sets_correlates_with_nothing(judged, measure, attribution):
-    assert (measure(FaithfulnessCorrelation(), judged(squared, attribution)).values == 0).all()
-
-
-def test_completeness_counts_what_lies_on_null_tones_and_goes_by_the_baseline(judged, linear, measure):
-    from dataclasses import replace
-
-    subject = judged(linear, linear.contributions(judged(linear, np.zeros((3, 6))).x), baseline=1.0)
-    missed = abs(linear(np.ones((1, 6, 2)))[0])
-    np.testing.assert_allclose(measure(Completeness(), subject).values, missed, rtol=1e-12)
-    moved = replace(subject, elsewhere=np.full(3, 10.0))
-    signed = linear(np.ones((1, 6, 2)))[0]
-    np.testing.assert_allclose(measure(Completeness(), moved).values, abs(10 + signed), rtol=1e-12)
