@@ -51,6 +51,7 @@ _Found = tuple[Estimate, Prediction, FloatArray, int, FloatArray | None]
 """The estimate, what the model said, the target's value, evaluations per window, and the null-tone share if known."""
 
 NULL_SHARE_LIMIT = 0.01
+_FLOAT32 = np.dtype(np.float32)
 # Runs that a plan's cost is measured by, cut short for a plan that is dear whatever the machine is doing.
 TIMED_RUNS = 5
 CLEARLY_DEAR_S = 0.02
@@ -390,7 +391,7 @@ class Prepared:
     ) -> Attribution:
         tones = self._tones(x, estimate)
         told = estimate.warnings
-        if not is_finite(tones) or (estimate.tones is not None and not _is_finite(estimate.cells)):
+        if not (_is_part(share) or is_finite(tones)) or (estimate.tones is not None and not _is_finite(estimate.cells)):
             told = (*told, *self._overflows(x, estimate, tones, score))
         if share is None and (nulls := self._nulls) is not None:
             share = nulls.share(estimate.cells, tones)
@@ -427,7 +428,7 @@ class Prepared:
         expected = (len(x), self._explainer.model.cells.n_tones)
         if tones.shape != expected:
             raise PluginError(f"{self._name}: expected tones of shape {expected}, got {tones.shape}")
-        return tones.astype(np.float32, copy=False)
+        return tones if tones.dtype is _FLOAT32 else tones.astype(np.float32)
 
     # -- what a plugin does wrong -------------------------------------------------------------------------------
 
@@ -500,6 +501,11 @@ class Prepared:
 def _keeps(method: Method, name: str) -> bool:
     """Say whether a method keeps what a graph method does by default."""
     return getattr(type(method), name, None) is getattr(GraphMethod, name)
+
+
+def _is_part(share: FloatArray | None) -> bool:
+    """Say whether one window's share tells, for nothing, that Σ|attribution| is finite: of an infinite one it is 0."""
+    return share is not None and len(share) == 1 and share.item() > 0
 
 
 def _is_finite(values: FloatArray | None) -> bool:

@@ -63,7 +63,7 @@ def _kind(array: Any) -> str:
 
 def is_finite(values: FloatArray) -> bool:
     """Say whether all values are finite, in a fraction of a microsecond where they are of the usual size."""
-    square = float(np.vdot(values, values))
+    square = np.vdot(values, values).item()
     return square - square == 0.0 or bool(np.isfinite(values).all())  # a sum of squares may overflow by itself
 
 
