@@ -31,6 +31,7 @@ COMMANDS = {
     "doctor": "tonescope_server.cli.doctor:doctor",
     "tones": "tonescope_server.cli.tones:tones",
     "evaluate": "tonescope_server.cli.evaluate:evaluate",
+    "visualise": "tonescope_server.cli.visualise:visualise",
     "models": "tonescope_server.cli.models:models",
     "methods": "tonescope_server.cli.methods:methods",
 }

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 from pydantic import ValidationError
 
-from tonescope_server.engine.access import Check, never
+from tonescope_server.csi.images import is_image
+from tonescope_server.engine.access import Check, chunks, never
 from tonescope_server.engine.applicability import why_not
 from tonescope_server.engine.attribution import Attribution
 from tonescope_server.engine.export import Exported, exported, write
@@ -26,11 +27,20 @@ from tonescope_server.engine.progress import Stop, Update, in_turns
 from tonescope_server.engine.session import Session
 from tonescope_server.engine.taps import layers_to_tap, made_by, values_to_tap
 from tonescope_server.engine.targets import Resolved, TargetLike, as_target, resolve
+from tonescope_server.engine.visualisation import (
+    Climb,
+    Visualisation,
+    class_in_words,
+    layer_target,
+    visualise,
+    with_output,
+)
 from tonescope_server.engine.windows import checked
 from tonescope_server.errors import (
     ModelError,
     ParameterError,
     StorePathError,
+    TargetError,
     UnknownModelError,
     UnknownTensorError,
     UnsupportedOperatorError,
@@ -52,6 +62,7 @@ from tonescope_server.plugin.watch import in_plugin
 from tonescope_server.types import FloatArray, Prediction
 
 STORE_VARIABLE = "TONESCOPE_STORE"
+BOTH = "visualise: expected a target or a layer, got both"
 
 
 class Explainer:
@@ -142,7 +153,9 @@ class Explainer:
             ShapeError, DtypeError, NonFiniteError: what is wrong with ``x``.
         """
         windows = checked(self.model, x)
-        return self.read_prediction(self._forward.session.run({self.model.input.name: windows}))
+        parts = [self._forward.session.run({self.model.input.name: windows[rows]}) for rows in self._rows(len(windows))]
+        whole = parts[0] if len(parts) == 1 else {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+        return self.read_prediction(whole)
 
     def explain(
         self,
@@ -338,9 +351,58 @@ class Explainer:
         """Return the target's value: (batch,)."""
         windows = checked(self.model, x)
         resolved = self.resolve(target)
-        feeds = {self.model.input.name: windows, **resolved.feeds(slice(None), len(windows))}
-        check()
-        return np.asarray(self.scoring(resolved).session.run(feeds)["score"])
+        plan, found = self.scoring(resolved), []
+        for rows in self._rows(len(windows)):
+            check()
+            feeds = {self.model.input.name: windows[rows], **resolved.feeds(rows, len(windows))}
+            found.append(plan.session.run(feeds)["score"])
+        return np.concatenate(found)
+
+    def visualise(
+        self,
+        target: TargetLike = None,
+        *,
+        layer: str | None = None,
+        channel: int | None = None,
+        unit: tuple[int, ...] | None = None,
+        channel_axis: int = 1,
+        reference: npt.ArrayLike | None = None,
+        **climb: Any,
+    ) -> Visualisation:
+        """Return the windows that a class, a channel or a unit answers most to.
+
+        Args:
+            target: a class, or whatever else has no need of a prediction; or else a layer.
+            layer: as ``at`` of ``gradient``: its mean is maximised, or that of one channel, or one unit.
+            channel: which channel.
+            unit: a position in the layer, without the batch.
+            channel_axis: the layer's axis of channels, the batch's being 0.
+            reference: windows whose mean and covariance over subcarriers are taken, ``(n, *input shape)``; None takes
+                the manifest's background where it has one. For windows of tones only.
+            **climb: see ``engine.visualisation.Climb``.
+
+        Raises:
+            TargetError: neither a target nor a layer, or both; or the predicted class.
+            UnknownTensorError: no such layer, channel or unit.
+            MethodNotApplicableError: the input is flat, or the layer has no fixed shape.
+            ParameterError: a parameter that there is not, or out of its range.
+        """
+        if (target is None) == (layer is None):
+            raise TargetError("visualise: expected a target or a layer, got neither" if layer is None else BOTH)
+        unknown = set(climb) - set(Climb.__dataclass_fields__)
+        if unknown:
+            raise ParameterError(f"visualise has no parameter '{min(unknown)}'")
+        windows = self.model.background if reference is None else checked(self.model, reference)
+        if is_image(self.model.cells) and reference is None:
+            windows = None
+        if layer is None:
+            resolved = self.resolve(target)
+            said = class_in_words(target, resolved.target, self.model)
+            return visualise(self, resolved, said, windows, Climb(**climb))
+        model = with_output(self.model, self._value(layer))
+        inner = self if model is self.model else Explainer(model, self.host, threads=self._threads, cache=self._cache)
+        chosen, said = layer_target(model, self._value(layer), channel, unit, channel_axis)
+        return visualise(inner, inner.resolve(chosen), said, windows, Climb(**climb))
 
     # -- what is compiled ---------------------------------------------------------------------------------------
 
@@ -478,6 +540,10 @@ class Explainer:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
+    def _rows(self, count: int) -> Iterator[slice]:
+        """Cut windows into batches: one, or each window alone where the model would not answer each for itself."""
+        return chunks(count, 1 if self.model.wants_windows_alone else count)
+
     @cached_property
     def _forward(self) -> Plan:
         return self.compiled(("predict",), self.resolve(None), Tape.predict)
@@ -540,6 +606,7 @@ class Explainer:
             frame_of_cell=cells.frame_of_cell,
             keep=keep,
             portable=portable,
+            is_coupled=self.model.is_coupled,
         )
 
 
