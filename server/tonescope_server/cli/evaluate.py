@@ -43,7 +43,7 @@ from tonescope_server.types import Target
 
 METHODS = "input_x_gradient,integrated_gradients,occlusion"
 ALL, DEMO = "all", "demo"
-WIDEST, WIDE = 28, 26  # columns of text: a metric's name, what it says of one method
+WIDEST, WIDE = 30, 30  # columns of text: a metric's name, what it says of one method
 _ABOUT = (
     "Each value, its mean over the windows; in brackets that of random attributions of the same distribution ± its "
     "spread over draws. * better than random ones, ! worse (p ≤ 0.05). ↑ more is better, ↓ less is."
@@ -212,6 +212,8 @@ def show(found: Evaluation, source: str) -> None:
     for method, why in found.refused.items():
         remark(f"{method} was not judged: {why}")
     for each in found.methods:
+        for text in each.warnings:
+            remark(f"warning: {each.method}: {text}")
         for metric, why in each.failed.items():
             remark(f"{each.method} was not judged by {metric}: {why}")
 

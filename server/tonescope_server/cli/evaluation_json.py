@@ -34,6 +34,7 @@ def _method(found: OfMethod) -> dict[str, Any]:
         "evaluations": found.evaluations,
         "metrics": {name: _judgement(each) for name, each in found.judgements.items()},
         "failed": dict(found.failed),
+        "warnings": list(found.warnings),
     }
 
 

@@ -57,7 +57,7 @@ class LayerOrder(StrEnum):
 
 
 Randomised = Callable[[LayerOrder, int, int], Iterator[tuple[str, Attribute]]]
-"""``(order, most steps, draw of weights) →`` the last layer randomised, and the attribution of the model as it then is."""
+"""``(order, most steps, draw of weights) →`` the last layer randomised, and the method on the model as it then is."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from tonescope_server.plugin.host import PluginHost
 from tonescope_server.plugin.metric import Need
 from tonescope_server.reports.evaluation.judging import Judgement, checked_parameters, judge
 from tonescope_server.reports.evaluation.subject import Over, Subject
-from tonescope_server.types import FloatArray, IntArray
+from tonescope_server.types import FloatArray, IntArray, ResultWarning
 
 DRAWS = 20
 
@@ -57,6 +58,7 @@ class OfMethod:
         judgements: by metric.
         failed: metrics that could not judge it, and why.
         evaluations: model evaluations that one explanation of one window took.
+        warnings: what should be known of its explanations before they are believed, each once.
     """
 
     method: str
@@ -64,6 +66,7 @@ class OfMethod:
     judgements: Mapping[str, Judgement]
     failed: Mapping[str, str]
     evaluations: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +183,17 @@ def _judged(
         except TonescopeError as error:
             failed[name] = str(error)
             _advance(advance, steps - done.calls)
-    return OfMethod(method, attribution.parameters, judgements, failed, attribution.evaluations)
+    told = _told(attribution.warnings, len(subject.x))
+    return OfMethod(method, attribution.parameters, judgements, failed, attribution.evaluations, told)
+
+
+def _told(warnings: Sequence[ResultWarning], n: int) -> tuple[str, ...]:
+    """Say each warning once, and in how many windows."""
+    of_all = [each.message for each in warnings if each.window is None]
+    counts = Counter(each.code for each in warnings if each.window is not None)
+    first = {each.code: each.message for each in reversed(warnings)}
+    of_some = [f"in {count} of {n} windows: {first[code]}" for code, count in counts.items()]
+    return tuple(dict.fromkeys([*of_all, *of_some]))
 
 
 class _Counted:

@@ -15,6 +15,7 @@ from tonescope_server.plugin.metric import Float64Array, Judged, Measured, Metri
 from tonescope_server.reports.evaluation.chance import by_chance
 
 LIKELY_CHANCE = 0.05
+SAME, TINY = 1e-9, 1e-15  # what rounding makes of equal values, relative and absolute: where all tones have the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +98,9 @@ class Judgement:
     def _share_of_draws(self, at_least: bool | None) -> float | None:
         if at_least is None:
             return None
-        sign = 1 if at_least else -1
-        return (1 + int((sign * self.chance >= sign * self.mean).sum())) / (1 + len(self.chance))
+        sign, size = (1 if at_least else -1), max(abs(self.mean), float(np.abs(self.chance).max()))
+        rounding = SAME * size + TINY
+        return (1 + int((sign * self.chance >= sign * self.mean - rounding).sum())) / (1 + len(self.chance))
 
 
 def checked_parameters(metric: Metric, given: Mapping[str, Any]) -> Parameters:

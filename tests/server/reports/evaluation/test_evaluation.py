@@ -99,6 +99,17 @@ def test_a_metric_that_cannot_judge_a_method_is_told_and_the_others_go_on(tiny, 
     assert set(found.methods[0].judgements) == {"sparseness"}
 
 
+def test_what_should_be_known_of_explanations_is_told_once_for_all_windows(tiny, windows):
+    explainer = tiny()
+    (found,) = judged(explainer, windows(explainer), "grad_cam", metrics=("sparseness",)).methods
+    said = explainer.explain(windows(explainer), "grad_cam").warnings
+    assert said
+    assert {each.message for each in said if each.window is None} <= set(found.warnings)
+    assert len(found.warnings) == len(set(found.warnings)) <= len(said)
+    blank = [each for each in said if each.window is not None]
+    assert all(text.startswith(f"in {len(blank)} of 5 windows: ") for text in found.warnings if "windows:" in text)
+
+
 def test_over_cells_a_method_of_tones_is_refused_and_one_of_cells_is_judged_cell_by_cell(tiny, windows):
     explainer = tiny()
     found = judged(

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tonescope_plugins.metrics.concentration import Sparseness
+from tonescope_plugins.metrics.concentration import Complexity, Sparseness
+from tonescope_plugins.metrics.faithfulness_correlation import FaithfulnessCorrelation
 from tonescope_plugins.metrics.flipping import MOST, Deletion
 from tonescope_server.errors import ParameterError, PluginError
 from tonescope_server.plugin import Measured, Metric
@@ -51,6 +52,13 @@ def test_the_best_value_that_there_can_be_is_told_from_chance_and_the_worst_is_t
     assert (worst.p_worse, worst.is_told_from_chance, worst.is_worse_than_chance) == (1 / 21, False, True)
     few = judge(First(), replace(judged, attribution=best), First.Parameters(), 18)
     assert not few.is_told_from_chance
+
+
+def test_an_attribution_that_is_even_is_neither_better_nor_worse_than_chance(judged):
+    even = replace(judged, attribution=np.full(judged.attribution.shape, 0.1))
+    for metric in (Sparseness(), Complexity(), FaithfulnessCorrelation()):
+        found = judge(metric, even, metric.Parameters(), 20)
+        assert (found.p_value, found.p_worse) == (1, 1), metric.name
 
 
 def test_curves_are_means_over_windows_with_one_of_chance_for_each_draw(judged):
