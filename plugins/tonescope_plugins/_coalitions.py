@@ -20,6 +20,8 @@ from tonescope_server.errors import ParameterError
 
 MOST_ENUMERATED = 16
 BATCHES = 16
+# A stream asks for the same coalitions again and again: batches of so many entries are kept, and no larger ones.
+KEPT_ENTRIES = 2**15
 
 
 @lru_cache(maxsize=4)
@@ -75,13 +77,23 @@ class KernelPlan:
         return batches > 1 and len(self.enumerated) + drawn >= 4 * self.players
 
     def draw(self, seed: int, batch: int) -> Coalitions:
-        """Return the coalitions of one batch: their sizes by the kernel, who is in them evenly."""
-        count, random = self.batches[batch], plugin.generator(seed, "coalitions", batch)
-        mass = 1.0 / (self.sizes * (self.players - self.sizes))
-        sizes = random.choice(self.sizes, size=count, p=mass / mass.sum())
-        keys = random.random((count, self.players))
-        found: Coalitions = keys <= np.take_along_axis(np.sort(keys, axis=1), sizes[:, None] - 1, axis=1)
-        return np.concatenate([found, ~found]) if self.paired else found
+        """Return the coalitions of one batch, read-only: their sizes by the kernel, who is in them evenly."""
+        count = self.batches[batch]
+        make = _drawn if count * self.players <= KEPT_ENTRIES else _drawn.__wrapped__
+        return make(self.players, tuple(self.sizes.tolist()), count, self.paired, seed, batch)
+
+
+@lru_cache(maxsize=4 * BATCHES)
+def _drawn(players: int, sizes: tuple[int, ...], count: int, paired: bool, seed: int, batch: int) -> Coalitions:
+    random, open_ = plugin.generator(seed, "coalitions", batch), np.array(sizes, np.int64)
+    mass = 1.0 / (open_ * (players - open_))
+    chosen = random.choice(open_, size=count, p=mass / mass.sum())
+    keys = random.random((count, players))
+    found: Coalitions = keys <= np.take_along_axis(np.sort(keys, axis=1), chosen[:, None] - 1, axis=1)
+    if paired:
+        found = np.concatenate([found, ~found])
+    found.setflags(write=False)  # later requests get them too
+    return found
 
 
 def kernel_plan(players: int, budget: int, *, paired: bool) -> KernelPlan:
