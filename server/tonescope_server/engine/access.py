@@ -41,6 +41,7 @@ class Access:
         self._batch: int = rows.stop - rows.start
         self._weights = resolved.feeds(rows, batch)
         self._plan = explainer.scoring(resolved)
+        self._most = 1 if explainer.model.wants_windows_alone else EVALUATIONS_PER_RUN
         self._spend = spend
         self._evaluations = 0
 
@@ -62,7 +63,7 @@ class Access:
     def _run(self, plan: Plan, result: str, points: FloatArray, window: IntArray) -> FloatArray:
         name, dtype = self._explainer.model.input.name, np.dtype(self._explainer.model.input.dtype)
         found = []
-        for rows in chunks(len(points), EVALUATIONS_PER_RUN):
+        for rows in chunks(len(points), self._most):
             self._spend(0 if rows.start else -(-len(points) // self._batch))  # all of them are asked for at once
             feeds = {key: weights[window[rows]] for key, weights in self._weights.items()}
             feeds[name] = np.ascontiguousarray(points[rows], dtype)

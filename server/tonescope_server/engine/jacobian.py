@@ -53,7 +53,8 @@ def jacobian(
         TargetError: no target, or one that the model does not have; nothing was run.
     """
     count, resolve = _chosen(explainer, targets)
-    fold = len(x) <= FOLDED_WINDOWS
+    # Folded targets would be windows of one batch, and have part in each other's where the model couples those.
+    fold = len(x) <= FOLDED_WINDOWS and not explainer.model.is_coupled
     size = max(ROWS_PER_RUN // len(x), 1) if fold else TARGETS_PER_GRAPH
     axes = [_batch_axis(explainer, name) for name in names]
     made: list[FloatArray] = []

@@ -65,7 +65,11 @@ STRAIGHT_THROUGH = ResultWarning(
 OURS = "tonescope_plugins"
 COUPLED = ResultWarning(
     "BATCH_COUPLED",
-    "what the model says of a window depends on the others in its batch, and so does this: send windows one by one",
+    "what the model says of a window depends on the others in its batch: this is of the window alone, in its own batch",
+)
+RANDOM = ResultWarning(
+    "MODEL_RANDOM",
+    "the model draws at random, and what it says of a window differs from run to run: so does this",
 )
 
 
@@ -100,8 +104,9 @@ class Prepared:
         self._is_open = is_open(self.target)
         estimated = self._plan is not None and self._plan.rule_set != "" and explainer.is_quantised
         told = () if self._plan is None else self._plan.warnings
-        coupled = explainer.model.is_coupled
-        self._standing = (*((STRAIGHT_THROUGH,) if estimated else ()), *((COUPLED,) if coupled else ()), *told)
+        model = explainer.model
+        kinds = ((STRAIGHT_THROUGH, estimated), (COUPLED, model.is_coupled), (RANDOM, model.is_random))
+        self._standing = (*(warning for warning, holds in kinds if holds), *told)
         self._said = {  # what every answer to this request says
             "tone_layout": explainer.model.table.id,
             "method": method.name,
@@ -240,7 +245,8 @@ class Prepared:
     def _run_graph(self, x: FloatArray, check: Check, previous: FloatArray | None) -> _Found:
         method = self.method
         assert isinstance(method, GraphMethod)  # the caller has looked
-        most = max(EVALUATIONS_PER_RUN // self._points, 1)
+        alone = self._explainer.model.wants_windows_alone
+        most = 1 if alone else max(EVALUATIONS_PER_RUN // self._points, 1)
         if len(x) <= most:
             estimate, totals, spent = self._run_part(method, x, slice(0, len(x)), check, previous)
         else:

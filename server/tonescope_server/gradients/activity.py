@@ -170,6 +170,24 @@ def branching_on(nodes: Iterable[ir.Node], values: Collection[ir.Value]) -> Iter
             yield from branching_on(graph, {*depending, *graph.inputs})
 
 
+_DRAWN = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+
+
+def draws_at_random(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
+    """Yield the nodes, those of inner graphs too, whose results differ from run to run."""
+    for node in nodes:
+        if operator_name(node) in _DRAWN or (operator_name(node) == "Dropout" and _trains(node)):
+            yield node
+        for graph in graphs_of(node):
+            yield from draws_at_random(graph)
+
+
+def _trains(node: ir.Node) -> bool:
+    mode = node.inputs[2] if len(node.inputs) > 2 else None
+    known = None if mode is None else ir.convenience.get_const_tensor(mode)
+    return mode is not None and (known is None or bool(known.numpy()))
+
+
 def without_rule(found: Activity, rule_set: RuleSet) -> Iterator[ir.Node]:
     """Yield the nodes on the way, those of inner graphs too, that the rule set has no rule for."""
     for node in found.nodes:

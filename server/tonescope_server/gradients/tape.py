@@ -58,6 +58,7 @@ class Tape:
         frame_of_cell: Sequence[int] | npt.NDArray[np.int64] | None = None,
         keep: Sequence[str] = (),
         portable: bool = False,
+        is_coupled: bool = False,
     ) -> None:
         """Start with the model's own graph, copied; the caller's stays as it is.
 
@@ -71,7 +72,9 @@ class Tape:
             frame_of_cell: for each flat input cell its frame; None means that all are of one.
             keep: internal values that gradients will be taken by: they stay as the model has them.
             portable: emit only plain forms of operators.
+            is_coupled: whether the model's windows depend on the others in their batch, and so would points of a path.
         """
+        self._is_coupled = is_coupled
         self._model = model.clone(deep_copy=False)
         self._graph = self._model.graph
         self._seed = seed
@@ -279,6 +282,10 @@ class Tape:
 
         Returns:
             The gradient ``(batch, K, *input shape)`` and the score ``(batch, K)``.
+
+        Raises:
+            UnsupportedOperatorError: an If chooses by the input, and would choose once for all points.
+            MethodNotApplicableError: the model couples the windows of a batch, or takes one at a time.
         """
         self._once()
         for node in branching_on(self._forward, [self._input]):
@@ -287,6 +294,9 @@ class Tape:
                 "would be one for all points of a path"
             )
         context = self.context
+        if self._is_coupled or context.dims(self._input)[0] == 1:
+            why = "windows of a batch depend on each other" if self._is_coupled else "it takes one window at a time"
+            raise MethodNotApplicableError(f"points of a path would be one batch of the model, and {why}")
         flat = context.op("Reshape", points.value, context.ints([-1, *self.x.shape]))
         batch = context.dims(self._input)[0]  # by the name that the model's values have it by, which it now is for
         flat.shape = ir.Shape([batch if isinstance(batch, str) else "points", *self.x.shape])

@@ -220,6 +220,7 @@ def _assemble(files: _Files, loaded: LoadedGraph) -> Model:
         cells=cells,
         warnings=(*files.warnings, *loaded.warnings, *guesses),
         is_coupled=loaded.is_coupled,
+        is_random=loaded.is_random,
         background=None if files.background is None else read_background(files.background, explained, cells),
     )
 

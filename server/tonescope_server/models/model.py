@@ -80,6 +80,7 @@ class Model:
         cells: how the flat cells of one window map to frames and tones.
         warnings: guesses and oddities met while loading, one line each.
         is_coupled: whether what the graph says of a window depends on the others in its batch.
+        is_random: whether the graph draws at random, so that answers differ from run to run.
         background: the windows of the manifest's ``baseline.background``, ``(n, *input shape)``; None where it names
             none.
     """
@@ -96,6 +97,12 @@ class Model:
     warnings: tuple[str, ...] = ()
     background: FloatArray | None = None
     is_coupled: bool = False
+    is_random: bool = False
+
+    @property
+    def wants_windows_alone(self) -> bool:
+        """Whether a window, or a point made from one, must be a batch of its own to be answered for itself."""
+        return self.is_coupled or self.input.shape[0] == 1
 
     def warnings_for(self, normalise: str | None) -> tuple[str, ...]:
         """Return the warnings that hold for a request: what it says itself is not guessed.

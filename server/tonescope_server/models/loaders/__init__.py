@@ -27,6 +27,7 @@ class LoadedGraph:
         layouts: the usual tone layout by number of rows, where the architecture knows one.
         warnings: oddities met, one line each.
         is_coupled: whether what the graph says of a window depends on the others in its batch.
+        is_random: whether the graph draws at random, so that answers differ from run to run.
     """
 
     graph: ir.Model
@@ -35,6 +36,7 @@ class LoadedGraph:
     layouts: Mapping[int, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     is_coupled: bool = False
+    is_random: bool = False
 
 
 def read_bytes(path: Path) -> bytes:

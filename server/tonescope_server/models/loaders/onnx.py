@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto
 
 from tonescope_server.errors import ManifestError, NotOnnxError
-from tonescope_server.gradients.activity import branching_on
+from tonescope_server.gradients.activity import branching_on, draws_at_random
+from tonescope_server.gradients.rule_set import operator_name
 from tonescope_server.models.architectures import Architecture, Tensors
 from tonescope_server.models.loaders import LoadedGraph, batch, one_line, read_bytes, sha256
 from tonescope_server.models.loaders.external import embed_external, external_tensors, location
@@ -119,12 +120,17 @@ def load_onnx(
     proto = convert(in_float32(_inline(proto, where), where, warnings), where)
     proto = _any_batch(proto, input_name, input_shape, where, warnings)
     graph = finish(proto, where)
-    is_coupled = _is_coupled(graph, proto, input_name, where)
+    is_random = any(draws_at_random(graph.graph))
+    if is_random:
+        drawn = ", ".join(sorted({operator_name(node) for node in draws_at_random(graph.graph)}))
+        warnings.append(f"{where}: what it says of a window differs from run to run: it draws at random ({drawn})")
+    is_coupled = _is_coupled(graph, proto, input_name, where, is_random=is_random)
     if is_coupled:
         warnings.append(f"{where}: what it says of a window depends on the others in its batch")
     return LoadedGraph(
         graph=graph,
         is_coupled=is_coupled,
+        is_random=is_random,
         digest=sha256(parts),
         weights_sha256=sha256([data]),
         layouts=layouts,
@@ -177,12 +183,13 @@ def _explained_input(proto: onnx.ModelProto, name: str, where: str) -> onnx.Valu
     return required[0]
 
 
-def _is_coupled(graph: ir.Model, proto: onnx.ModelProto, name: str, where: str) -> bool:
+def _is_coupled(graph: ir.Model, proto: onnx.ModelProto, name: str, where: str, *, is_random: bool) -> bool:
+    """Tell whether windows of a batch depend on each other; of what is drawn at random, numbers cannot tell."""
     value = _explained_input(proto, name, where)
     if batch.dims(value)[0].dim_value == 1:
         return False
     own = [v for v in graph.graph.inputs if v.name == value.name]
-    return any(branching_on(graph.graph, own)) or batch.is_coupled(proto, value)
+    return any(branching_on(graph.graph, own)) or (not is_random and batch.is_coupled(proto, value))
 
 
 def _any_batch(

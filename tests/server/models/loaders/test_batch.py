@@ -139,6 +139,51 @@ def test_a_model_that_couples_the_windows_of_a_batch_is_told_apart(save, axes, c
     assert ("BATCH_COUPLED" in [w.code for w in result.warnings]) is coupled
 
 
+@pytest.mark.parametrize("share", [1e-1, 1e-4, 0.0])
+def test_a_share_of_its_neighbours_couples_a_window_however_small(save, share):
+    nodes = [CENTRED[0], helper.make_node("Mul", ["mean", "share"], ["part"]), *dense()]
+    nodes.insert(2, helper.make_node("Add", ["x", "part"], ["mixed"]))
+    nodes[3].input[0] = "mixed"
+    model = load_model(
+        save(nodes=nodes, tensors={"w": WEIGHT, "b": BIAS, "axes": np.int64([0]), "share": np.float32(share)})
+    )
+    assert model.is_coupled is (share > 0)
+
+
+def test_a_batch_of_one_is_not_opened_where_that_would_couple_windows_a_little(save):
+    nodes = [CENTRED[0], helper.make_node("Mul", ["mean", "share"], ["part"]), *dense()]
+    nodes.insert(2, helper.make_node("Add", ["x", "part"], ["mixed"]))
+    nodes[3].input[0] = "mixed"
+    tensors = {"w": WEIGHT, "b": BIAS, "axes": np.int64([0]), "share": np.float32(2e-5)}
+    model = load_model(save(nodes=nodes, tensors=tensors, shape=(1, 4, 5), output_shape=(1, 3)))
+    assert model.input.shape[0] == 1
+
+
+@pytest.mark.parametrize("batch", ["batch", 1])
+def test_a_model_that_draws_at_random_says_so_and_is_not_called_coupled(save, batch):
+    drawn = [
+        helper.make_node("RandomNormalLike", ["x"], ["noise"], scale=0.1),
+        helper.make_node("Add", ["x", "noise"], ["noisy"]),
+    ]
+    nodes = [*drawn, *dense()]
+    nodes[2].input[0] = "noisy"
+    model = load_model(save(nodes=nodes, tensors={"w": WEIGHT, "b": BIAS}, shape=(batch, 4, 5)))
+    assert model.is_random
+    assert not model.is_coupled
+    assert any("differs from run to run: it draws at random (RandomNormalLike)" in text for text in model.warnings)
+    codes = [w.code for w in Explainer(model, installed_plugins()).explain(windows(1), "saliency", 0).warnings]
+    assert "MODEL_RANDOM" in codes
+    assert "BATCH_COUPLED" not in codes
+
+
+def test_a_dropout_that_does_not_train_draws_nothing(save):
+    nodes = [helper.make_node("Dropout", ["x", "ratio", "mode"], ["kept"]), *dense()]
+    nodes[1].input[0] = "kept"
+    for mode in (False, True):
+        tensors = {"w": WEIGHT, "b": BIAS, "ratio": np.float32(0.5), "mode": np.bool_(mode)}
+        assert load_model(save(nodes=nodes, tensors=tensors)).is_random is mode
+
+
 def test_a_branch_that_is_chosen_for_all_windows_together_couples_them(save):
     """Two windows need not show it: here they would have to be very large."""
     out = helper.make_tensor_value_info("chosen", TensorProto.FLOAT, ["batch", 4, 5])
