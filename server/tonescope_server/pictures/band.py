@@ -35,6 +35,9 @@ from tonescope_server.pictures.spectrum import (
     x_of,
 )
 
+SEEN = 1 / 200
+"""The part of the highest bar that another needs to be seen: about a pixel."""
+
 
 @dataclass(frozen=True)
 class Band:
@@ -129,6 +132,12 @@ def _mark_planted(axes: Axes, at: npt.NDArray[Any]) -> None:
         axes.tick_params(axis="x", pad=8)
 
 
+def _shows_on(band: Band, rows: list[int]) -> bool:
+    """Say whether bars on these rows have the colour of an alarm, and are high enough to be seen."""
+    heights = np.abs(np.asarray(band.tones))
+    return band.alarms and bool(rows) and bool(heights[rows].max() > SEEN * heights.max())
+
+
 def legend(figure: Figure, *bands: Band) -> None:
     """Say below what the colours and marks are, of those that there are in one band or another of the same tones."""
     tones = bands[0].table.tones
@@ -139,7 +148,7 @@ def legend(figure: Figure, *bands: Band) -> None:
     else:
         marks = [Patch(color=POSITIVE, label=bands[0].unit)]
     on_null = [tone.row for tone in tones if tone.kind == "null"]
-    if any(np.any(np.asarray(band.tones)[on_null]) for band in bands if band.alarms):
+    if any(_shows_on(band, on_null) for band in bands):
         marks.append(Patch(color=ON_NULL, label="on a tone without signal"))
     if "null" in kinds:
         marks.append(Patch(**NULL_PATCH, label="null tone"))

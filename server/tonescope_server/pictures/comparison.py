@@ -47,7 +47,7 @@ def _images(answers: Sequence[Answer]) -> Figure:
     if image is not None:
         draw_image(figure, axes[0], image)
     for each, answer in zip(axes[image is not None :], answers, strict=False):
-        scale = scale_of(answer.pixels)
+        scale = scale_of(answer.pixels, over=True)  # as when it is drawn alone
         drawn = draw_pixels(each, answer.pixels, scale)
         each.set_title(answer.method, fontsize=9)
         figure.colorbar(drawn, ax=each, **bar_of(f"{answer.unit} per pixel", scale.extend))

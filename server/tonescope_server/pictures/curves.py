@@ -55,7 +55,8 @@ def curves_figure(
         each.set_xlim(0, 1)
         each.grid(color="#e5e5e5", lw=0.6)
         each.spines[["right", "top"]].set_visible(False)
-        each.legend(frameon=False, fontsize=8)
+        has_bands = any(np.ndim(curve.values) == 2 and len(curve.values) > 1 for curve in curves)
+        each.legend(frameon=False, fontsize=8, title="bands: ± standard error" if has_bands else None, title_fontsize=8)
     axes[0][0].set_ylabel(unit)
     headline(figure, title, subtitle)
     return figure
@@ -69,5 +70,4 @@ def _draw(axes: Axes, curve: Curve, colour: str) -> None:
     if len(values) > 1:
         error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
         axes.fill_between(curve.fractions, mean - error, mean + error, color=colour, alpha=0.2, lw=0)
-        name = f"{name}, ± standard error"
     axes.plot(curve.fractions, mean, color=colour, ls=style, lw=1.6, label=name)

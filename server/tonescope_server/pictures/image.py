@@ -84,4 +84,5 @@ def _count_pixels(axes: Axes) -> None:
 
 def bar_of(label: str, extend: str = "neither") -> dict[str, Any]:
     """Return how a colour bar stands beside an image."""
-    return {"label": label, "extend": extend, "orientation": "horizontal", "shrink": 0.9, "pad": 0.02}
+    few = MaxNLocator(nbins=4)  # so that their labels stand apart
+    return {"label": label, "extend": extend, "ticks": few, "orientation": "horizontal", "shrink": 0.9, "pad": 0.02}

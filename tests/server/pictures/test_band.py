@@ -69,6 +69,15 @@ def test_the_legend_says_what_there_is_and_no_more() -> None:
     assert legend(band_figure(band("unknown_30", np.ones(30), unit="saliency"))) == {"saliency"}
 
 
+def test_what_is_too_little_to_be_seen_on_null_tones_is_not_in_the_legend() -> None:
+    tones = np.ones(64)
+    nulls = tone_table("esp_lltf").null_mask
+    for on_null, said in ((1e-3, False), (0.1, True), (0.0, False)):
+        tones[nulls] = on_null
+        assert ("on a tone without signal" in legend(band_figure(band("esp_lltf", tones)))) is said
+    assert "on a tone without signal" not in legend(band_figure(band("esp_lltf", np.ones(64), alarms=False)))
+
+
 def test_frequency_is_told_only_where_it_is_known() -> None:
     figure = band_figure(band("esp_lltf"))
     top = figure.axes[0].child_axes[0]

@@ -21,7 +21,8 @@ def test_each_panel_has_its_curves_with_their_areas_and_the_control_in_grey() ->
     first, second = figure.axes
     assert (first.get_xlabel(), second.get_xlabel(), first.get_ylabel()) == ("part deleted", "part inserted", "logit")
     said = [text.get_text() for text in first.get_legend().get_texts()]
-    assert said == ["lrp (area 0.5), ± standard error", "random order"]
+    assert said == ["lrp (area 0.5)", "random order"]
+    assert first.get_legend().get_title().get_text() == "bands: ± standard error"
     np.testing.assert_allclose(first.lines[0].get_ydata(), falling)
     assert first.lines[1].get_color() == RANDOM
     band = first.collections[0].get_paths()[0].vertices[:, 1]
