@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from tonescope_server import Explainer
 from tonescope_server.engine.explainer import installed_plugins
 from tonescope_server.engine.randomised import weight_layers, with_random_weights
+from tonescope_server.models.loading import load_model
 from tonescope_server.testing import tiny_models, tiny_windows
 
 MODELS = tiny_models()
@@ -86,3 +89,31 @@ def test_each_has_a_digest_of_its_own_so_that_no_plan_is_taken_for_anothers():
     made = [(layers[:1], 0, 0), (layers[:2], 0, 0), (layers, 0, 0), (layers, 1, 0), (layers, 0, 1)]
     digests = {with_random_weights(model, *each).digest for each in made} | {model.digest}
     assert len(digests) == 6
+
+
+def test_quantised_weights_are_shuffled_and_a_mask_is_left(tmp_path):
+    random = np.random.default_rng(0)
+    arrays = {
+        "quantised": random.integers(-90, 90, (12, 8)).astype(np.int8),
+        "scale": np.array(0.01, np.float32),
+        "zero_point": np.array(3, np.int8),
+        "mask": np.where(np.arange(8) < 6, 0, -np.inf).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("DequantizeLinear", ["quantised", "scale", "zero_point"], ["weights"]),
+        helper.make_node("MatMul", ["x", "weights"], ["hidden"]),
+        helper.make_node("Add", ["hidden", "mask"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["scores"], name="softmax"),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", k]) for n, k in (("x", 12), ("scores", 8))]
+    kept = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "quantised", ends[:1], ends[1:], kept)
+    path = tmp_path / "quantised.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    model = load_model(path)
+    (layer,) = weight_layers(model)
+    assert layer.weights == ("quantised",)
+    made = weights_of(with_random_weights(model, [layer], 1))["quantised"]
+    assert made.dtype == np.int8
+    assert (made != arrays["quantised"]).any()
+    np.testing.assert_array_equal(np.sort(made, axis=None), np.sort(arrays["quantised"], axis=None))

@@ -11,7 +11,8 @@ from tonescope_plugins.metrics.concentration import Complexity, Sparseness
 from tonescope_plugins.metrics.faithfulness_correlation import FaithfulnessCorrelation
 from tonescope_plugins.metrics.flipping import MOST, Deletion
 from tonescope_server.errors import ParameterError, PluginError
-from tonescope_server.plugin import Measured, Metric
+from tonescope_server.plugin import Chance, Measured, Metric
+from tonescope_server.reports.evaluation.chance import by_chance
 from tonescope_server.reports.evaluation.judging import checked_parameters, judge
 from tonescope_server.reports.evaluation.subject import Subject
 
@@ -52,6 +53,15 @@ def test_the_best_value_that_there_can_be_is_told_from_chance_and_the_worst_is_t
     assert (worst.p_worse, worst.is_told_from_chance, worst.is_worse_than_chance) == (1 / 21, False, True)
     few = judge(First(), replace(judged, attribution=best), First.Parameters(), 18)
     assert not few.is_told_from_chance
+
+
+def test_of_random_attributions_one_in_twenty_is_told_from_chance(judged):
+    told = [
+        judge(First(), by_chance(judged, Chance.PERMUTED, 1000 + trial), First.Parameters(), 19).is_told_from_chance
+        for trial in range(400)
+    ]
+    # 0.05 ± 0.011 for 400 trials; three times that.
+    assert np.mean(told) == pytest.approx(0.05, abs=0.033)
 
 
 def test_an_attribution_that_is_even_is_neither_better_nor_worse_than_chance(judged):
