@@ -128,7 +128,11 @@ def test_the_log_names_plugin_and_method_and_has_the_traceback_but_not_for_every
 ) -> None:
     running = start_daemon(misbehaving.host(), log_level="warning", log_format="json")
     with grpc.insecure_channel(running.address) as channel:
-        live(channel, opening(options(method="raises")), *[windows(BATCH[:1])] * 6)
+        stream = Conversation(channel, opening(options(method="raises")))
+        for _ in range(6):
+            stream.say(windows(BATCH[:1]))
+            stream.next("explanations")
+        stream.end()
     logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     told = [each for each in logged if each["event"] == "method failed"]
     assert [each["times"] for each in told] == [1, 2, 4]
