@@ -17,6 +17,7 @@ BY_FUNCTION = (
     "Attention", "CausalConvWithState", "CenterCropPad", "LinearAttention", "NegativeLogLikelihoodLoss", "ReduceLogSum",
     "ReduceSumSquare", "RotaryEmbedding", "SwiGLU", "Swish",
 )  # fmt: skip
+REFUSED = "Refused: "
 HEAD = """# Operators that can be differentiated
 
 Generated from the code by `make generate`; a test keeps it current. An operator that is not here is refused by name
@@ -28,7 +29,8 @@ ONNX Runtime does not know yet down; what the converter cannot take is refused b
 graphs are computed in float32, with their own weights, and a warning of the model says so.
 
 "Since" is the opset of the newest version of the operator. "Other rules" names the rule sets that treat it in a way of
-their own; a rule set in parentheses refuses it. "Refused" names forms of an operator that are refused by name, too.
+their own; a rule set in parentheses refuses it. "Refused" names forms of an operator that are refused by name, too;
+"refused by" a rule set those that only this one refuses.
 
 | operator | since | gradient | other rules |
 |---|---|---|---|
@@ -66,12 +68,25 @@ def _first_part(rule: Rule) -> str:
 def _row(name: str, others: list[RuleSet]) -> str:
     rule = STANDARD.rules[name]
     schema = onnx.defs.get_schema(name)
-    first, *others_said = (inspect.getdoc(rule) or "").split("\n\n")
-    said = " ".join([first, *(part for part in others_said if part.startswith("Refused: "))])
+    first, *_ = (inspect.getdoc(rule) or "").split("\n\n")
+    own = {r.name: r.rules[name] for r in others if r.rules.get(name) not in (None, rule)}
+    said = " ".join([first, *_refused(rule), *_refused_by(own)])
     note = said.replace("\n", " ").replace("|", "\\|").replace("``", "`")
-    special = [r.name for r in others if r.rules.get(name) not in (None, rule)]
     refused = [f"({r.name})" for r in others if name not in r.rules]
-    return f"| {name} | {schema.since_version} | {note} | {', '.join([*special, *refused])} |\n"
+    return f"| {name} | {schema.since_version} | {note} | {', '.join([*own, *refused])} |\n"
+
+
+def _refused(rule: Rule) -> list[str]:
+    return [part for part in (inspect.getdoc(rule) or "").split("\n\n") if part.startswith(REFUSED)]
+
+
+def _refused_by(own: dict[str, Rule]) -> list[str]:
+    """Say what rules of other sets refuse beyond that, those that refuse alike together."""
+    alike: dict[str, list[str]] = {}
+    for name, rule in own.items():
+        for part in _refused(rule):
+            alike.setdefault(part.removeprefix(REFUSED), []).append(f"`{name}`")
+    return [f"Refused by {' and '.join(names)}: {what}" for what, names in alike.items()]
 
 
 def _row_by_function(name: str) -> str:

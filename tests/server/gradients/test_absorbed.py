@@ -95,6 +95,41 @@ def test_a_layers_bias_absorbs_in_proportion_to_what_it_gave(make_case, tmp_path
         assert found.maps["bias"][row] == pytest.approx(sum(relevance * b / h), rel=1e-4, abs=1e-5)
 
 
+SUMS = {
+    "Sum": [("Sum", "h b x", "s")],
+    "Sum, the constant first": [("Sum", "b x h", "s")],
+    "Add, Add": [("Add", "h b", "t"), ("Add", "t x", "s")],
+    "Mean": [("Mean", "h b x", "s")],
+}
+
+
+@pytest.mark.parametrize("zero_bias", [False, True])
+@pytest.mark.parametrize("spelled", SUMS)
+def test_a_constant_among_several_terms_is_a_bias(make_case, tmp_path, spelled, zero_bias):
+    """By hand: each term has of a sum's relevance what it gave to it, and a bias too where it is not left out."""
+    random = np.random.default_rng(3)
+    v, b, w = (random.standard_normal(s).astype(np.float32) for s in ((4, 4), (1, 4), (4, 3)))
+    nodes = [helper.make_node("MatMul", ["x", "v"], ["h"])]
+    nodes += [helper.make_node(op, operands.split(), [result]) for op, operands, result in SUMS[spelled]]
+    nodes.append(helper.make_node("MatMul", ["s", "w"], ["y"]))
+    path = tmp_path / "sum.onnx"
+    onnx.save(make_case(nodes, (4,), {"v": v, "b": b, "w": w}, dtype=TensorProto.FLOAT), path)
+    explainer = Explainer.load(path)
+    x = random.standard_normal((4, 4)).astype(np.float32)
+    found = explainer.explain(x, "lrp", TARGET, zero_bias=zero_bias)
+    h, number = x @ v, 3 if spelled == "Mean" else 1
+    relevance = (h + b + x) / number * w[:, 2]
+    below = h + x + (0 if zero_bias and spelled != "Add, Add" else b)
+    if zero_bias and spelled == "Add, Add":  # the bias is left out of the first sum, not of the second, which has it
+        below, own = h + b + x, relevance * (h + b) / (h + b + x)
+    else:
+        own = relevance * h / below
+    want = relevance * x / below + x * np.einsum("ij,nj->ni", v, own / h)
+    np.testing.assert_allclose(found.cells, want, rtol=1e-3, atol=1e-4 * np.abs(want).max())
+    bias = np.zeros(4) if zero_bias else (relevance * b / below).sum(1)
+    np.testing.assert_allclose(found.maps["bias"], bias, rtol=1e-3, atol=1e-4 * np.abs(want).max())
+
+
 def test_a_mask_of_minus_infinity_leaves_the_share_a_number(make_case, tmp_path):
     nodes = [
         helper.make_node("Add", ["x", "mask"], ["q"]),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from pathlib import Path
 
 import onnx.defs
 import pytest
 
 from tonescope_server.gradients.rule_set import ZERO_DERIVATIVE
 from tonescope_server.gradients.rule_sets.standard import STANDARD
+from tonescope_server.plugin.host import PluginHost
 
 # By how many of 26 exported models need them, the most needed first.
 EXPORTED = (
@@ -56,3 +58,39 @@ def test_a_rule_that_refuses_some_form_of_its_operator_says_which(op_type):
     module = sys.modules[rule.__module__]
     if rule.__name__ in refusing(module):
         assert "Refused: " in inspect.getdoc(rule)
+
+
+def own_rules():
+    """Return the rules of the other sets that are not the gradient's, by set and operator."""
+    sets = PluginHost.load().rule_sets
+    rules = {(name, op_type): rule for name, found in sets.items() for op_type, rule in found.rules.items()}
+    return {key: rule for key, rule in rules.items() if rule is not STANDARD.rules.get(key[1])}
+
+
+def test_a_rule_of_another_set_that_refuses_what_the_gradient_takes_says_which():
+    """Those that refuse what the gradient refuses leave it to its rule to say so."""
+    silent = []
+    for (name, op_type), rule in own_rules().items():
+        standard = STANDARD.rules.get(op_type)
+        reasons = re.findall(r"unsupported\(\s*node, f?\"([^\"]*)", inspect.getsource(rule))
+        documented = (inspect.getdoc(rule) or "") + (inspect.getdoc(standard) or "" if standard else "")
+        if [r for r in reasons if "does not depend on the input" not in r] and "Refused: " not in documented:
+            silent.append((name, op_type))
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("op_type", "said"),
+    [
+        ("Pow", "Refused by `deep_lift`: an exponent that depends on the input."),
+        ("Pow", "Refused by `attn_lrp` and `lrp`: a second operand that depends on the input."),
+        ("Mod", "Refused by `deep_lift`: a divisor that depends on the input."),
+        ("Mod", "Refused by `attn_lrp` and `lrp`: a second operand that depends on the input."),
+        ("ReduceProd", "Refused by `deep_lift`: several axes, more than 64 factors"),
+        ("ScatterElements", "Refused by `deep_lift`: reductions max, min and mul."),
+        ("ScatterND", "Refused by `deep_lift`: reductions max, min and mul."),
+    ],
+)
+def test_the_table_says_what_only_other_rule_sets_refuse(op_type, said):
+    document = (Path(__file__).resolve().parents[3] / "docs" / "operators.md").read_text(encoding="utf-8")
+    assert said in next(line for line in document.splitlines() if line.startswith(f"| {op_type} |"))

@@ -74,7 +74,7 @@ def lrp(settings: LrpSettings, name: str = "lrp") -> RuleSet:
     rules = {
         **{op: proportional(STANDARD.rules[op], settings.epsilon) for op in _PROPORTIONAL},
         **{op: proportional_unmasked(STANDARD.rules[op], settings.epsilon) for op in ("Softmax", "LogSoftmax")},
-        **{op: _shifted(STANDARD.rules[op], settings) for op in ("Add", "Sub", "Sum", "BatchNormalization")},
+        **{op: _shifted(STANDARD.rules[op], settings) for op in ("Add", "Sub", "Sum", "Mean", "BatchNormalization")},
         **{op: _layer(STANDARD.rules[op], settings) for op in LAYERS},
         **dict.fromkeys((*_PASSED, *unary.RULES, *_ACTIVATIONS), passed_on),
         "Mul": _product(STANDARD.rules["Mul"], settings.epsilon),
@@ -297,9 +297,10 @@ def _shifted(standard: Rule, settings: LrpSettings) -> Rule:
     shared = proportional(standard, settings.epsilon)
 
     def rule(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
-        """``x · Jᵀ(R / (z + ε·sign z))``; all to the only operand that is no bias, where biases are left out."""
+        """``x · Jᵀ(R / (z + ε·sign z))``; all to the operands that are no biases, where biases are left out."""
         given, result = required(relevance[0]), node.outputs[0]
-        if sum(ctx.need(v) for v in node.inputs) != 1:
+        terms = [v for v in node.inputs if v is not None and ctx.need(v)]
+        if len(terms) == len(node.inputs):
             return shared(ctx, node, relevance)
         if not settings.zero_bias:
             found = shared(ctx, node, relevance)
@@ -307,7 +308,10 @@ def _shifted(standard: Rule, settings: LrpSettings) -> Rule:
             handed = [(v, c) for v, c in zip(node.inputs, found, strict=False) if v is not None and c is not None]
             absorb(ctx, result, result, share, handed)
             return found
-        return [ctx.unbroadcast(given, v, result) if v is not None and ctx.need(v) else None for v in node.inputs]
+        if len(terms) > 1:  # of a mean, too: their number is in what each gives and in what all do
+            given = ctx.op("Div", given, stabilised(ctx, ctx.op("Sum", *terms), settings.epsilon, result))
+        parts = {v: given if len(terms) == 1 else ctx.op("Mul", v, given) for v in terms}
+        return [ctx.unbroadcast(parts[v], v, result) if v in parts else None for v in node.inputs]
 
     return rule
 
@@ -340,7 +344,7 @@ _CENTRED = {
     "MeanVarianceNormalization": normalization.mean_variance,
 }
 _PROPORTIONAL = (
-    "Mean", "GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum",
+    "GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum",
     "MaxPool", "LpPool", "GlobalLpPool", "Expand", "CumSum", "Resize", "DFT", "STFT",
 )  # fmt: skip
 

@@ -65,14 +65,20 @@ def _is_reciprocal(value: ir.Value | None) -> bool:
 
 
 def power(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """The rescale rule by the base; an exponent that depends on the input is refused."""
+    """The rescale rule by the base.
+
+    Refused: an exponent that depends on the input.
+    """
     if ctx.need(node.inputs[1]):
         raise ctx.unsupported(node, "its exponent depends on the input")
     return [_by_first(ctx, node, cotangents)]
 
 
 def modulo(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """The rescale rule by the dividend; a divisor that depends on the input is refused."""
+    """The rescale rule by the dividend.
+
+    Refused: a divisor that depends on the input.
+    """
     if ctx.need(node.inputs[1]):
         raise ctx.unsupported(node, "its divisor depends on the input")
     return [_by_first(ctx, node, cotangents)]
@@ -101,7 +107,10 @@ def quantize_linear(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequ
 
 
 def scatter(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """The standard rule, where that is linear: a reduction by maximum, minimum or product is refused."""
+    """The standard rule, where that is linear.
+
+    Refused: reductions max, min and mul.
+    """
     reduction = ctx.attribute(node, "reduction", "none")
     if reduction not in ("none", "add"):
         raise ctx.unsupported(node, f"reduction '{reduction}': expected none or add")

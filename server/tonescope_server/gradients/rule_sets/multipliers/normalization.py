@@ -50,7 +50,10 @@ def mean_variance_normalization(ctx: Context, node: ir.Node, cotangents: Cotange
 
 
 def rms_normalization(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Sequence[ir.Value | None]:
-    """As for layer normalisation, without taking the mean away."""
+    """As for layer normalisation, without taking the mean away.
+
+    Refused: a scale that depends on the input.
+    """
     x, scale = _plain(ctx, node)
     g = ctx.op("Mul", cotangents[0], scale)
     return [_scaled(ctx, g, x, ctx.reference(x), _last_axes(ctx, node, x), _epsilon(ctx, node))]

@@ -56,6 +56,8 @@ def reduce_product(ctx: Context, node: ir.Node, cotangents: Cotangents) -> Seque
     """Factors exchanged one by one, from the first to the last and the other way round, averaged.
 
     ``Πx − Πx₀ = Σᵢ x₁…xᵢ₋₁·Δxᵢ·x₀ᵢ₊₁…x₀ₙ``; of two factors this is the average of both ends.
+
+    Refused: several axes, more than 64 factors, a number of factors known only at run time.
     """
     x = required(node.inputs[0])
     rank = ctx.rank(x)

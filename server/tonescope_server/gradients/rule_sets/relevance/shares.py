@@ -18,7 +18,10 @@ def passed_on(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir
 
 
 def passed_by_first(ctx: Context, node: ir.Node, relevance: Cotangents) -> Sequence[ir.Value | None]:
-    """Pass relevance on unchanged to the first operand; one that the other depends on the input for is refused."""
+    """Pass relevance on unchanged to the first operand.
+
+    Refused: a second operand that depends on the input.
+    """
     if ctx.need(node.inputs[1]):
         raise ctx.unsupported(node, "its second operand depends on the input")
     x = required(node.inputs[0])
