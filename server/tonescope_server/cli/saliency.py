@@ -77,6 +77,10 @@ def saliency(
     hop: HopOption = 0,
     format: FormatOption = "",
     png: Annotated[Path | None, typer.Option("--png", help="Draw it here as well.", show_default=False)] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write a page with it and what was found.", show_default=False),
+    ] = None,
 ) -> None:
     """Rank the tones by how much the loss depends on each, and write saliency.json.
 
@@ -108,6 +112,8 @@ def saliency(
     write_json(report, out_file)
     if png is not None:
         draw(report, found, file.name, png)
+    if html is not None:
+        _write_page(report, found, file.name, [*warnings, *(str(finding.message) for finding in findings)], html)
     if str(out_file) != "-":
         _say(report, found, warnings, out_file)
         show_findings(findings)
@@ -236,14 +242,30 @@ def draw(
     report: dict[str, Any], found: Sequence[Explanation], source: str, path: Path, planted: Sequence[int] = ()
 ) -> None:
     """Draw the ranking as a band plot."""
-    from tonescope_server.pictures.band import Band, band_figure  # matplotlib takes its time to import
-    from tonescope_server.pictures.files import save
+    from tonescope_server.pictures.files import save  # matplotlib takes its time to import
+
+    save(_figure(report, found, source, planted), path)
+
+
+def _write_page(
+    report: dict[str, Any], found: Sequence[Explanation], source: str, warnings: Sequence[str], path: Path
+) -> None:
+    from tonescope_server.pictures.files import write_page
+
+    top = ", ".join(tone_text(found[0].tone_table.tones[row], row) for row in report["top_k_subcarriers"]["8"])
+    drawn = [(f"The attribution of every {found[0].tone_table.rows_are[:-1]}", _figure(report, found, source))]
+    write_page(path, f"What {Path(report['model']).name} depends on in {source}", drawn, [f"top 8: {top}"], warnings)
+    remark(f"wrote {path}")
+
+
+def _figure(report: dict[str, Any], found: Sequence[Explanation], source: str, planted: Sequence[int] = ()) -> Any:
+    from tonescope_server.pictures.band import Band, band_figure
 
     values = np.stack([each.tones for each in found]).astype(np.float64)
     nodes = np.array([each.node_id for each in found], dtype=np.int64)
     made = report["window"]
     error = error_of_mean(values, nodes, overlap_of(made["frames"], made["hop"], nodes))
-    figure = band_figure(
+    return band_figure(
         Band(
             title="Which tones the model's answer depends on",
             subtitle=f"{source} · {Path(report['model']).name} · mean {METHOD} over {report['n_samples']} windows",
@@ -254,7 +276,6 @@ def draw(
             planted=planted,
         )
     )
-    save(figure, path)
 
 
 def _say(report: dict[str, Any], found: Sequence[Explanation], warnings: Sequence[str], path: Path) -> None:

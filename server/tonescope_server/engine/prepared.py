@@ -113,6 +113,7 @@ class Prepared:
             "parameters": self.parameters,
             "rule_set": self._plan.rule_set if self._plan is not None else "",
             "model_digest": explainer.model.digest,
+            "layout": explainer.model.cells,
         }
 
     @property
@@ -418,7 +419,6 @@ class Prepared:
             batches=estimate.batches,
             maps=estimate.maps,
             windows=x,
-            layout=self._explainer.model.cells,
             compute_s=perf_counter() - start,
         )
 

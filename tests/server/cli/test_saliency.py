@@ -232,3 +232,13 @@ def test_a_label_beside_an_array_that_the_model_has_no_class_for_names_its_place
     np.savez(tmp_path / "w.npz", windows=np.load(windows), labels=np.array([0, 1, 99, 1, 0]))
     line = refused("saliency", tmp_path / "w.npz", "-m", "tiny", "--store", tiny_store)
     assert "w.npz: labels[2]: expected 0 to 2, got 99" in line
+
+
+def test_a_page_has_the_ranking_and_its_picture(run, recording: Path, tmp_path: Path) -> None:
+    page = tmp_path / "s.html"
+    ran = run("saliency", recording, "-o", tmp_path / "s.json", "--html", page)
+    assert ran.code == 0, ran.err
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") == 1
+    top = json.loads((tmp_path / "s.json").read_text())["top_k_subcarriers"]["8"]
+    assert f"top 8: {top[0] - 64 if top[0] > 31 else top[0]:+d}, " in text
