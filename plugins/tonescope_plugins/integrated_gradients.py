@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from tonescope_server import plugin
-from tonescope_server.gradients.points import where_counted
+from tonescope_server.gradients.points import weighted_gradient, where_counted
 from tonescope_server.gradients.tape import Tape
 from tonescope_server.types import ResultWarning
 
@@ -96,7 +96,10 @@ class IntegratedGradients(plugin.GraphMethod):
         span = tape.x - baseline
         # Counted from the window, so that the first point is the window to the last bit.
         found = tape.evaluate_path(tape.x.unsqueeze(0) - to_go * span.unsqueeze(0), anchor=0)
-        mean = (weights * where_counted(found.gradient, weights)).sum(0)
+        if parameters.rule in FEWEST:  # windows that have converged weigh all points 0
+            mean = (weights * where_counted(found.gradient, weights)).sum(0)
+        else:
+            mean = weighted_gradient(tape, found, weights, skipped=2)
         cells = span * where_counted(mean, span)  # what does not change has no part in the change
         if parameters.rule in FEWEST:
             cells = cells + tape.feed_var("carried", tape.x.shape)

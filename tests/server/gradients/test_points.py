@@ -7,7 +7,7 @@ import pytest
 
 from tonescope_server import Explainer, Target
 from tonescope_server.engine.explainer import installed_plugins
-from tonescope_server.gradients.points import pair_differences, spread_of_cells, sum_over_tones_at
+from tonescope_server.gradients.points import pair_differences, spread_of_cells, sum_over_tones_at, weighted_gradient
 from tonescope_server.testing import tiny_models, tiny_windows
 
 
@@ -60,3 +60,43 @@ def test_points_are_paired_from_the_second_on(points):
     assert len(want) == (points - 1) // 2
     for pair, factor in enumerate(want):
         np.testing.assert_allclose(found[:, pair], factor * x, rtol=1e-5)
+
+
+FACTORS, WEIGHTS = np.array([1.0, 0.0, 0.5, -1.5], np.float32), np.array([7.0, 7.0, -2.0, 0.25], np.float32)
+
+
+def path_over(tape):
+    """Evaluate at multiples of the windows; return that, and the weights of the points."""
+    ones = (1,) * len(tape.x.shape)
+    found = tape.evaluate_path(tape.x.unsqueeze(0) * tape.feed_var("factors", (-1, *ones)), anchor=0)
+    return found, tape.feed_var("weights", (-1, *ones))
+
+
+def each_point(tape):
+    found, weights = path_over(tape)
+    tape.result("found", found.gradient * weights)
+
+
+def weighed_at_once(tape):
+    found, weights = path_over(tape)
+    tape.result("found", weighted_gradient(tape, found, weights, skipped=2))
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("name", sorted(tiny_models()))
+def test_gradients_are_weighed_before_the_layer_that_reads_the_input(name, own):
+    ones = [1] * len(tiny_models()[name].input.shape[1:])
+    weights = np.outer(np.arange(1, 6), WEIGHTS) if own else WEIGHTS[None]  # of each window, or of all
+    feeds = {"factors": FACTORS.reshape(1, 4, *ones), "weights": weights.reshape(-1, 4, *ones).astype(np.float32)}
+    _, _, found = run(name, weighed_at_once, **feeds)
+    want = run(name, each_point, **feeds)[2][:, 2:].sum(axis=1)
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())  # the order of float32 sums
+
+
+@pytest.mark.parametrize(("name", "layer"), [("conv_1d", "Conv"), ("scrambled", "ConvTranspose")])
+def test_the_layer_that_reads_the_input_hands_back_one_gradient_a_window(name, layer):
+    explainer = Explainer(tiny_models()[name], installed_plugins())
+    plan = explainer.compiled(("test", "once"), explainer.resolve(Target.element(0)), weighed_at_once)
+    types = [node.op_type for node in plan.graph.graph]
+    weighed = len(types) - 1 - types[::-1].index("MatMul")
+    assert layer in types[weighed:]
