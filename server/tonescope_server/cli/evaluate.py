@@ -119,7 +119,7 @@ def evaluate(
         only(context, ("hop",), "with a recording of frames", "windows")
     explainer = load(context, model, store, manifest, adapter, weights)
     plan = Plan(
-        methods=tuple(explainer.host.methods) if methods == ALL else listed(methods, "--methods"),
+        methods=tuple(sorted(explainer.host.methods)) if methods == ALL else listed(methods, "--methods"),
         metrics=listed(metrics, "--metrics") if metrics else (),
         parameters=parse_named_parameters(param),
         target=parse_target(target, output, Target),

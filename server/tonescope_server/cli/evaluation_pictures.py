@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from tonescope_server.errors import ParameterError
@@ -17,11 +19,16 @@ from tonescope_server.pictures.colours import DARK, FAINT, NEGATIVE, POSITIVE
 from tonescope_server.pictures.figure import headline, new_figure
 from tonescope_server.pictures.files import save, write_page
 from tonescope_server.reports.evaluation.evaluation import Evaluation
-from tonescope_server.reports.evaluation.judging import Curve, Judgement
+from tonescope_server.reports.evaluation.judging import Judgement
 
 COLUMNS = 3
 RANDOM = "#8a8a8a"
 NEITHER = "#9db4c8"
+_JUDGED = {
+    POSITIVE: "better than random (p ≤ 0.05)",
+    NEITHER: "not told from random",
+    NEGATIVE: "worse than random (p ≤ 0.05)",
+}
 BAND = (5.0, 95.0)  # percentiles of random draws
 # Of colours that are told apart with any kind of sight (Okabe & Ito 2008), those that show on white.
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -38,13 +45,16 @@ def bars_figure(found: Evaluation, source: str) -> Figure:
     if not names:
         raise ParameterError("nothing to draw: no metric could judge any method")
     rows = -(-len(names) // COLUMNS)
-    figure = new_figure(12, 1.0 + rows * (0.75 + 0.22 * len(found.methods)))
+    figure = new_figure(12, 1.3 + rows * (0.75 + 0.22 * len(found.methods)))
     grid: Any = figure.subplots(rows, COLUMNS, squeeze=False)
     for axes, name in zip(grid.flat, names, strict=False):
         _draw_bars(axes, found, name)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
-    headline(figure, "How good the explanations are", _said(found, source) + " · grey: 90 % of random attributions")
+    handles: list[Patch | Line2D] = [Patch(color=colour, label=said) for colour, said in _JUDGED.items()]
+    handles.append(Line2D([], [], color=DARK, lw=4, alpha=0.35, label="90 % of random attributions"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    headline(figure, "How good the explanations are", _said(found, source))
     return figure
 
 
@@ -159,26 +169,25 @@ def _styles() -> Sequence[tuple[str, str]]:
 
 
 def _draw_curves(axes: Axes, found: Evaluation, metric: str, name: str, styles: dict[str, tuple[str, str]]) -> None:
-    drawn: Curve | None = None
-    for each in found.methods:
-        judgement = each.judgements.get(metric)
-        curve = next((c for c in judgement.curves if c.name == name), None) if judgement is not None else None
-        if curve is None:
-            continue
-        x = np.arange(len(curve.mean)) if curve.at is None else curve.at
-        colour, style = styles[each.method]
-        if drawn is None:
-            low, high = np.percentile(curve.chance, BAND, axis=0)
-            axes.fill_between(x, low, high, color=RANDOM, alpha=0.25, lw=0)
-            axes.plot(x, curve.chance.mean(axis=0), color=RANDOM, lw=1, label=f"random (of {each.method})")
-            drawn = curve
-        axes.plot(x, curve.mean, color=colour, ls=style, lw=1.5, label=each.method)
+    judged = [(each.method, each.judgements[metric]) for each in found.methods if metric in each.judgements]
+    curves = [(method, curve) for method, judgement in judged for curve in judgement.curves if curve.name == name]
+    # Of maps that are even over tones, random ones are the same: the method whose random ones differ most has the band.
+    _, drawn = max(curves, key=lambda pair: float(pair[1].chance.std(axis=0).max()))
+    x = np.arange(len(drawn.mean)) if drawn.at is None else drawn.at
+    low, high = np.percentile(drawn.chance, BAND, axis=0)
+    axes.fill_between(x, low, high, color=RANDOM, alpha=0.25, lw=0)
+    axes.plot(x, drawn.chance.mean(axis=0), color=RANDOM, lw=1, label="random")
+    for method, curve in curves:
+        colour, style = styles[method]
+        axes.plot(x, curve.mean, color=colour, ls=style, lw=1.5, label=method)
+        if curve.at is None:  # attributions of one sign are somewhat alike by chance: each has a line of its own
+            axes.plot(x, curve.chance.mean(axis=0), color=colour, ls=(0, (1, 2)), lw=0.9)
     axes.set_title(f"{metric}: {name}", fontsize=8.5, loc="left", parse_math=False)
     axes.tick_params(labelsize=7)
     axes.grid(axis="y", color="#e5e5e5", lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    if drawn is not None and drawn.at is None:
+    if drawn.at is None:
         axes.set_xticks(np.arange(len(drawn.steps)), drawn.steps, rotation=30, ha="right", fontsize=6.5)
-        axes.set_xlabel("randomised up to", fontsize=8)
+        axes.set_xlabel("randomised up to (dotted: random attributions of each method)", fontsize=8)
     else:
         axes.set_xlabel(f"share of the {found.plan.over}", fontsize=8)
