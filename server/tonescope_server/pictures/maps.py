@@ -27,7 +27,10 @@ _AXES = {
     "relevance": _TOKENS,
     "tokens": ("token (0: the class token, where there is one)", ""),
 }
-_AXES |= {"cam": ("place in the layer's grid", "in the layer's grid")}
+_AXES |= {
+    "interactions": ("group of tones or cells", "group"),
+    "cam": ("place in the layer's grid", "in the layer's grid"),
+}
 
 
 @dataclass(frozen=True)
