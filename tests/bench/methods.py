@@ -63,8 +63,8 @@ class Case:
     parameters: dict[str, Any]
     peers: Sequence[Against]
     is_drawn: bool = False
-    rounds: int = 15
-    times: int = 10
+    rounds: int = 40
+    times: int = 4
 
 
 CASES = (
@@ -75,14 +75,14 @@ CASES = (
         [Against("integrated_gradients", "Captum", 0.36)],
     ),
     Case(f"SmoothGrad, {STEPS} draws", "smoothgrad", {"n": STEPS}, [Against("smoothgrad", "Captum", 0.6)]),
-    Case("guided backprop", "guided_backprop", {}, [Against("guided_backprop", "Captum", 0.2)], times=40),
-    Case("DeepLIFT", "deep_lift", {}, [Against("deep_lift", "Captum", 0.2, QUOTIENTS)], times=40),
+    Case("guided backprop", "guided_backprop", {}, [Against("guided_backprop", "Captum", 0.2)], times=10),
+    Case("DeepLIFT", "deep_lift", {}, [Against("deep_lift", "Captum", 0.2, QUOTIENTS)], times=10),
     Case(
         "LRP, ε in every layer",
         "lrp",
         {"preset": "epsilon", "epsilon": EPSILON},
         [Against("lrp", "Captum", 0.2, QUOTIENTS)],
-        times=40,
+        times=10,
     ),
     Case("occlusion of each tone", "occlusion", {}, [Against("occlusion", "Captum", 0.6)]),
     Case(
@@ -91,7 +91,7 @@ CASES = (
         {"budget": COALITIONS},
         [Against(*peer, CHANCE[peer[1]]) for peer in (("kernel_shap", "Captum", 0.15), ("shap_kernel", "shap", 0.5))],
         is_drawn=True,
-        rounds=5,
+        rounds=9,
         times=1,
     ),
 )
