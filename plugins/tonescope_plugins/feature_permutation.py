@@ -13,7 +13,7 @@ from tonescope_plugins import _parts
 from tonescope_plugins._game import AnytimeMethod, Float64Array, Step
 from tonescope_plugins._masking import masked_losses
 from tonescope_server import plugin
-from tonescope_server.errors import MethodNotApplicableError
+from tonescope_server.errors import ParameterError
 from tonescope_server.types import FloatArray
 
 
@@ -26,10 +26,10 @@ class FeaturePermutationParameters(plugin.Parameters):
         "link. Cells of one part go together.",
     )
     size: int = Field(1, ge=1, description="Tones that are permuted together; tones in a band.")
-    among: Literal["frames", "background"] = Field(
-        "frames",
+    among: Literal["frames", "background"] | None = Field(
+        None,
         description="Where the values come from: from other frames of the same window, in a random order; or from the "
-        "same places in a random window of the background.",
+        "same places in a random window of the background. Absent means the frames, where a window has several.",
     )
     background: plugin.Background = None
     n: int = Field(16, ge=2, le=65536, description="How often each part is permuted.")
@@ -77,15 +77,14 @@ def _masks(windows: plugin.Windows, parameters: FeaturePermutationParameters) ->
 def _permuted(windows: plugin.Windows, parameters: FeaturePermutationParameters, number: int) -> FloatArray:
     """Return what cells hold once permuted, broadcastable to ``(batch, cells)``: the same draw for all windows."""
     random = plugin.generator(parameters.seed, "permuted", number)
-    if parameters.among == "background":
+    cells = _parts.cells_of_series(windows)
+    among = parameters.among or ("frames" if cells.shape[1] > 1 else "background")
+    if among == "background":
         background = plugin.background_of(windows, parameters.background)
         chosen: FloatArray = background[random.integers(len(background))].reshape(1, -1)
         return chosen
-    cells = _parts.cells_of_series(windows)
     if cells.shape[1] < 2:
-        raise MethodNotApplicableError(
-            "method 'feature_permutation': windows of one frame have no order to change: set among='background'"
-        )
+        raise ParameterError("parameter 'among': windows of one frame have no order to change: expected 'background'")
     flat = windows.x.reshape(len(windows.x), -1)
     found = np.empty_like(flat)
     found[:, cells] = flat[:, cells[:, random.permutation(cells.shape[1])]]

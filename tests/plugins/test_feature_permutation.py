@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tonescope_server import plugin
-from tonescope_server.errors import MethodNotApplicableError, ParameterError, ShapeError
+from tonescope_server.errors import ParameterError, ShapeError
 
 METHOD = "feature_permutation"
 TOLERANCE = 2e-6
@@ -85,9 +85,12 @@ def test_bands_are_permuted_together(oracles):
     assert bands.units.shape[1] < single.units.shape[1] / 5
 
 
-def test_windows_without_frames_are_told_what_to_ask_for(oracles):
-    with pytest.raises(MethodNotApplicableError, match="one frame have no order to change: set among='background'"):
-        oracles["mlp"].explainer.explain(oracles["mlp"].x, METHOD)
+def test_windows_of_one_frame_get_their_values_from_the_background(oracles):
+    explainer, x = oracles["mlp"].explainer, oracles["mlp"].x
+    asked = explainer.explain(x, METHOD, among="background")
+    assert explainer.explain(x, METHOD).cells.tobytes() == asked.cells.tobytes()
+    with pytest.raises(ParameterError, match="'among': windows of one frame have no order to change"):
+        explainer.explain(x, METHOD, among="frames")
 
 
 @pytest.mark.parametrize(
