@@ -125,9 +125,42 @@ def test_doctor_shows_and_draws_names_as_they_are(run, store: Path, recording: P
 
 
 def test_tones_shows_and_draws_names_as_they_are(run, model, recording: Path, tmp_path: Path) -> None:
-    ran = run("tones", MODEL, recording, *model[2:], "--k", 8, "--random", 5, "--tried", 4, "--out", tmp_path / "out")
+    ran = run("tones", MODEL, recording, *model[2:], "--k", 8, "--random", 5, "--tried", 4, "--out", tmp_path / "out",
+              "--allow-faults")  # fmt: skip
     assert ran.code == 0, ran.err
     assert ran.out.startswith(f"{MODEL} on {FILE}: ")
+
+
+def test_compare_shows_and_draws_names_as_they_are(run, model, recording: Path, tmp_path: Path) -> None:
+    page, png = tmp_path / "c.html", tmp_path / "c.png"
+    ran = run("compare", recording, *model, "--methods", "saliency,occlusion", "--html", page, "--png", png)
+    assert ran.code == 0, ran.err
+    assert png.is_file()
+    assert any(each in page.read_text() for each in CLASSES)
+    assert any(each in ran.out for each in CLASSES)
+
+
+def test_evaluate_shows_and_draws_names_as_they_are(run, store: Path, recording: Path, tmp_path: Path) -> None:
+    asked = ("--store", store, "--methods", "saliency,input_x_gradient", "--metrics", "sparseness,completeness")
+    ran = run("evaluate", MODEL, recording, *asked, "--png", tmp_path / "e.png")
+    assert ran.code == 0, ran.err
+    assert MODEL in ran.out
+    assert (tmp_path / "e.png").is_file()
+
+
+def test_export_and_inspect_show_names_as_they_are(run, store: Path, tmp_path: Path) -> None:
+    ran = run("export", MODEL, "--store", store, "--out", tmp_path / "[b]out.onnx")
+    assert ran.code == 0, ran.err
+    assert "[b]out.onnx" in ran.out + ran.err
+    assert MODEL in run("inspect", tmp_path / "[b]out.onnx").out
+
+
+def test_visualise_shows_and_draws_names_as_they_are(run, store: Path, tmp_path: Path) -> None:
+    asked = ("--store", store, "--layer", LAYER, "--steps", 2, "--seeds", 2)
+    ran = run("visualise", MODEL, *asked, "--png", tmp_path / "v.png")
+    assert ran.code == 0, ran.err
+    assert LAYER in ran.out + ran.err
+    assert (tmp_path / "v.png").is_file()
 
 
 @pytest.mark.parametrize("command", ["replay", "watch"])
@@ -165,5 +198,6 @@ def test_no_command_writes_past_the_console() -> None:
     # Whoever adds a command adds it to those above.
     assert set(COMMANDS) == {
         "models", "inspect", "explain", "saliency", "doctor", "tones", "replay", "watch", "methods",
+        "compare", "evaluate", "export", "visualise",
         "serve", "demo", "ingest",  # these show nothing but what the ones above show
     }  # fmt: skip
