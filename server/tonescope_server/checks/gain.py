@@ -4,6 +4,12 @@ A person or a door moves the tones of a fading channel by different amounts. A g
 factor, from one frame to the next, and stays; a gain that drifts, as a receiver warms up, moves all of them by one
 factor over many frames. Of 200 clean streams of 20 s on the project's simulator, whose gain drifts by 0.1 dB, the
 level of an eighth differed from that of another by 0.98 dB at most.
+
+Who walks through the line of sight also weakens all tones, and the level comes back: that is what is measured, and no
+fault. So a drift must last until the end, and be gradual. A level that changes within a moment and stays (a door that
+is shut, someone who sits down in the way) is not told either: from the level alone it cannot be known from a gain that
+takes a few frames to change, and "fix the gain" would be wrong of a door. Where it takes the tones away from what the
+model was trained on, the check of normalisation tells so.
 """
 
 from __future__ import annotations
@@ -27,7 +33,10 @@ DB = 20.0
 
 BLOCKS = 8  # that a stream is cut into, to see how its level drifts
 FEWEST_IN_BLOCK = 8  # frames
-SMALLEST_DRIFT_DB = 1.5
+QUARTER = BLOCKS // 4
+SMALLEST_DRIFT_DB = 1.5  # from the first quarter to the last
+LEAST_TREND = 0.8  # rank correlation of the blocks' levels with their order
+MOST_AT_ONCE = 0.8  # of a drift: how much of it may lie within a quarter of the stream
 
 REMEDY = "fix the gain, or take it out of the amplitudes (agc and fft gain, where the radio gives them)"
 
@@ -68,7 +77,7 @@ def _told(steps: IntArray, common: Float64Array, series: Series) -> Finding:
 
 
 def _drift(level_db: Float64Array, common: Float64Array, series: Series) -> Finding | None:
-    """Tell a level that changes by much from one part of the series to another, on all tones alike.
+    """Tell a level that changes from the first quarter of the series to the last, little by little, on all tones.
 
     Shapes:
         level_db: ``[n_frames, n_live]``.
@@ -77,19 +86,31 @@ def _drift(level_db: Float64Array, common: Float64Array, series: Series) -> Find
     length = len(common) // BLOCKS
     if length < FEWEST_IN_BLOCK:
         return None
-    blocks = common[: length * BLOCKS].reshape(BLOCKS, length).mean(axis=1)
-    high, low = int(blocks.argmax()), int(blocks.argmin())
-    drift_db = float(blocks[high] - blocks[low])
-    if drift_db < SMALLEST_DRIFT_DB:
+    # By medians, so that a moment's dip moves no block.
+    blocks = np.median(common[: length * BLOCKS].reshape(BLOCKS, length), axis=1)
+    lasting_db = float(blocks[-QUARTER:].mean() - blocks[:QUARTER].mean())
+    if abs(lasting_db) < SMALLEST_DRIFT_DB or not _is_gradual(blocks, lasting_db):
         return None
-    each = [level_db[k * length : (k + 1) * length].mean(axis=0) for k in (high, low)]
-    if float(np.median(np.abs(each[0] - each[1] - drift_db))) > MOST_UNEVEN * drift_db / 2:
+    drift_db = float(blocks[-1] - blocks[0])  # most of it, against which what tones do each for themselves is least
+    each = np.median(level_db[(BLOCKS - 1) * length : BLOCKS * length], axis=0) - np.median(level_db[:length], axis=0)
+    if float(np.median(np.abs(each - drift_db))) > MOST_UNEVEN * abs(drift_db) / 2:
         return None
     message = (
-        f"the level of all tones drifts by {drift_db:.1f} dB, and by no step: the receiver's gain, or whatever weakens "
-        "the whole channel"
+        f"the level of all tones drifts by {drift_db:+.1f} dB from the first eighth to the last, and by no step: the "
+        "receiver's gain, or whatever weakens the whole channel"
     )
-    return Finding(GAIN_DRIFT, Severity.WARNING, message, REMEDY, {"drift_db": drift_db}, series.node_id)
+    return Finding(GAIN_DRIFT, Severity.WARNING, message, REMEDY, {"drift_db": abs(drift_db)}, series.node_id)
+
+
+def _is_gradual(blocks: Float64Array, drift_db: float) -> bool:
+    """Say whether the levels of successive blocks go one way, and not all of the way at once."""
+    if float(np.abs(blocks[QUARTER:] - blocks[:-QUARTER]).max()) > MOST_AT_ONCE * abs(drift_db):
+        return False
+    # Ranks about 0, those of equals alike.
+    ranks = np.sign(blocks[:, None] - blocks).sum(axis=1)
+    order = np.arange(BLOCKS) - (BLOCKS - 1) / 2
+    trend = float(ranks @ order / np.sqrt((ranks @ ranks) * (order @ order)))
+    return (trend if drift_db > 0 else -trend) >= LEAST_TREND
 
 
 def _steps(level_db: Float64Array, common: Float64Array, series: Series) -> IntArray:
