@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,12 @@ NULL_ROWS_TRAINED = "NULL_ROWS_TRAINED"
 SIGNIFICANT = 0.01
 HARDLY_DRAWN = 0.005  # of fresh draws, for either of two tests: every accusation of one is false
 FEWEST_ROWS = 3  # of either sort
+FEWEST_FILTERS = 8
+FEWEST_A_FILTER = 8  # null weights; normalised, fewer look much alike whatever they were drawn from
+N_SIMULATED, FEWEST_SIMULATED = 100_000, 200  # weights, and filters at least
+LEAST_ALIKE = 2.33  # standard errors of a correlation: one in a hundred exceeds it by chance
+COARSEST_GRID = 0.2  # of the rms
+ON_GRID = 0.01  # of a step: the rounding of float32, 127 steps from zero
 _PASS_ON = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Dropout"}
 
 Float64Array = npt.NDArray[np.float64]
@@ -35,7 +41,7 @@ class RowWeights:
 
     Attributes:
         layer: the layer's name, or its operator where it has none.
-        values: for each tone, its weights, flat.
+        values: for each tone, its weights by output filter, ``[n_filters, n]``.
     """
 
     layer: str
@@ -61,7 +67,7 @@ def check_weights(model: Model) -> list[Finding]:
 
     on_null, on_live = found.rms[null], found.rms[~null]
     p_value = float(mannwhitneyu(on_null, on_live, alternative="less").pvalue)
-    weights = np.concatenate([row for row, is_null in zip(found.values, null, strict=True) if is_null])
+    weights = np.concatenate([row for row, is_null in zip(found.values, null, strict=True) if is_null], axis=1)
     if p_value < SIGNIFICANT or _is_untouched(weights):
         return []
     figures = {
@@ -83,20 +89,108 @@ def _is_untouched(weights: Float64Array) -> bool:
 
     These are what PyTorch, Keras and Flax draw from. Two tests at ``HARDLY_DRAWN``: Kolmogorov–Smirnov's, and that of
     the fourth moment, which sees sooner what training adds to a draw with sharp ends. The size is taken from the
-    weights themselves.
-    """
-    spread = np.sqrt(np.square(weights).mean())
-    if spread == 0:
-        return True
-    from scipy.stats import kstest, norm
+    weights themselves: one for all, or, as a batch normalisation that was folded into the layer scales each of its
+    filters by a factor of its own, one for each filter.
 
-    standard, farthest = weights / spread, float(norm.isf(HARDLY_DRAWN / 2))
+    Shapes:
+        weights: ``[n_filters, n]``.
+    """
+    if not weights.any():
+        return True
+    weights = _off_the_grid(weights)
+    of_filters = weights[weights.any(axis=1)]
+    if _differ_in_size(of_filters):
+        return any(_is_like(of_filters, expected) for expected in _simulated(weights.shape[1]))
+    return _is_one_draw(weights.ravel())
+
+
+def _off_the_grid(weights: Float64Array) -> Float64Array:
+    """Spread weights that lie on the grid of a quantisation over its steps: by its grid alone a large draw is told.
+
+    Floating-point numbers lie on a grid as well: theirs is so fine that this changes nothing. A grid as coarse as the
+    weights themselves (binary, ternary) is left alone, since spread over its steps anything looks uniform.
+    """
+    distinct = np.unique(weights)
+    step = float(np.diff(distinct).min()) if distinct.size > 1 else 0.0
+    if step == 0 or step > COARSEST_GRID * np.sqrt(np.square(weights).mean()):
+        return weights
+    places = distinct / step
+    if np.abs(places - np.round(places)).max() > ON_GRID:
+        return weights
+    spread: Float64Array = weights + np.random.default_rng(0).uniform(-step / 2, step / 2, weights.shape)
+    return spread
+
+
+def _is_one_draw(weights: Float64Array) -> bool:
+    """Test all weights against draws of one size."""
+    from scipy.stats import kstest
+
+    standard = weights / np.sqrt(np.square(weights).mean())
     fourth = float((standard**4).mean())
     return any(
-        abs(fourth - draw.fourth) <= farthest * draw.fourth_error / np.sqrt(weights.size)
+        abs(fourth - draw.fourth) <= _farthest() * draw.fourth_error / np.sqrt(weights.size)
         and float(kstest(standard, draw.cumulative).pvalue) > HARDLY_DRAWN
         for draw in _draws()
     )
+
+
+def _differ_in_size(weights: Float64Array) -> bool:
+    """Say whether filters have a size of their own: one half of a filter's weights tells the size of the other.
+
+    That they merely differ would not do: weights with long tails make some filters larger by chance.
+    """
+    n_filters, n = weights.shape
+    if n_filters < FEWEST_FILTERS or n < FEWEST_A_FILTER:
+        return False
+    if not (weights[:, ::2].any(axis=1) & weights[:, 1::2].any(axis=1)).all():
+        return False
+    one, other = (sizes - sizes.mean() for sizes in (_log_rms(weights[:, ::2]), _log_rms(weights[:, 1::2])))
+    spread = float(np.sqrt((one @ one) * (other @ other)))
+    return bool(float(one @ other) * np.sqrt(n_filters - 1) > LEAST_ALIKE * spread)
+
+
+@lru_cache(maxsize=1)
+def _simulated(n: int) -> tuple[Float64Array, ...]:
+    """Draw filters of so many weights from each distribution, and bring them to unit rms.
+
+    A few weights that are divided by their own rms are not distributed as they were drawn: none of n exceeds √n.
+    """
+    n_filters = max(FEWEST_SIMULATED, N_SIMULATED // n)
+    return tuple(_unit_rms(draw.of((n_filters, n), np.random.default_rng(i))) for i, draw in enumerate(_draws()))
+
+
+def _is_like(weights: Float64Array, expected: Float64Array) -> bool:
+    """Test weights, brought to unit rms filter by filter, against simulated ones.
+
+    Weights of one filter depend on each other then, by which Kolmogorov–Smirnov's test errs on the side of a draw; the
+    fourth moments of filters do not.
+    """
+    from scipy.stats import ks_2samp
+
+    found = _unit_rms(weights)
+    fourth, fourths = (found**4).mean(axis=1), (expected**4).mean(axis=1)
+    error = float(fourths.std()) * np.sqrt(1 / len(fourth) + 1 / len(fourths))
+    if abs(float(fourth.mean() - fourths.mean())) > _farthest() * error:
+        return False
+    return float(ks_2samp(found.ravel(), expected.ravel(), method="asymp").pvalue) > HARDLY_DRAWN
+
+
+def _log_rms(weights: Float64Array) -> Float64Array:
+    logarithms: Float64Array = 0.5 * np.log(np.square(weights).mean(axis=1))
+    return logarithms
+
+
+def _unit_rms(weights: Float64Array) -> Float64Array:
+    scaled: Float64Array = weights / np.sqrt(np.square(weights).mean(axis=1, keepdims=True))
+    return scaled
+
+
+@cache
+def _farthest() -> float:
+    """Return how many standard errors a fourth moment may be off."""
+    from scipy.stats import norm
+
+    return float(norm.isf(HARDLY_DRAWN / 2))
 
 
 @dataclass(frozen=True)
@@ -105,11 +199,13 @@ class _Draw:
 
     Attributes:
         cumulative: its distribution function.
+        of: draws an array of it, given its shape and a generator.
         fourth: its fourth moment.
         fourth_error: the standard deviation of ``√n · Σz⁴/n / (Σz²/n)²`` over large draws (delta method).
     """
 
     cumulative: Callable[..., Any]
+    of: Callable[[tuple[int, int], np.random.Generator], Float64Array]
     fourth: float
     fourth_error: float
 
@@ -123,8 +219,13 @@ def _draws() -> tuple[_Draw, ...]:
     for distribution in (norm(), truncnorm(-2, 2, scale=cut), uniform(-end, 2 * end)):
         fourth, sixth, eighth = (float(distribution.moment(k)) for k in (4, 6, 8))
         variance = eighth - 4 * fourth * sixth + 4 * fourth**3 - fourth**2
-        made.append(_Draw(distribution.cdf, fourth, float(np.sqrt(variance))))
+        made.append(_Draw(distribution.cdf, partial(_drawn, distribution), fourth, float(np.sqrt(variance))))
     return tuple(made)
+
+
+def _drawn(distribution: Any, shape: tuple[int, int], random: np.random.Generator) -> Float64Array:
+    values: Float64Array = distribution.rvs(shape, random_state=random)
+    return values
 
 
 def row_weights(model: Model) -> RowWeights | None:
@@ -134,7 +235,7 @@ def row_weights(model: Model) -> RowWeights | None:
     if node is None or weight is None:
         return None
     values = _by_tone(node, weight, model)
-    return None if values is None else RowWeights(node.name or node.op_type, tuple(v.ravel() for v in values))
+    return None if values is None else RowWeights(node.name or node.op_type, tuple(values))
 
 
 def _first_layer(model: Model) -> ir.Node | None:
@@ -165,14 +266,14 @@ def _weight(node: ir.Node) -> Float64Array | None:
 
 
 def _by_tone(node: ir.Node, weight: Float64Array, model: Model) -> list[Float64Array] | None:
-    """Split a layer's weights by the tone that they read."""
+    """Split a layer's weights by the tone that they read, each ``[n_filters, n]``."""
     cells = model.cells
     if node.op_type == "Conv":
         by_channel = cells.declared_axis == 0 and weight.shape[1] == cells.n_tones
-        return [weight[:, row] for row in range(cells.n_tones)] if by_channel else None
+        return [weight[:, row].reshape(len(weight), -1) for row in range(cells.n_tones)] if by_channel else None
     if weight.ndim != 2:
         return None
     if weight.shape[0] == cells.n_cells:
-        return [weight[cells.tone_of_cell == row] for row in range(cells.n_tones)]
+        return [weight[cells.tone_of_cell == row].T for row in range(cells.n_tones)]
     last = cells.declared_axis == len(cells.shape) - 1 and weight.shape[0] == cells.n_tones
-    return [weight[row] for row in range(cells.n_tones)] if last else None
+    return [weight[row, :, None] for row in range(cells.n_tones)] if last else None

@@ -74,7 +74,7 @@ def test_fresh_draws_of_any_initialiser_are_hardly_ever_taken_for_trained(family
     accused = 0
     for seed in range(100):
         rng = np.random.default_rng(seed)
-        accused += sum(not _is_untouched(0.03 * FAMILIES[family](rng, n)) for n in (768, 2304, 12288))
+        accused += sum(not _is_untouched(0.03 * FAMILIES[family](rng, (n // 12, 12))) for n in (768, 2304, 12288))
     print(f"{family}: {accused} of 300 fresh draws taken for trained")
     assert accused <= 14
 
@@ -84,8 +84,37 @@ def test_what_training_leaves_on_a_fresh_draw_is_seen(family, learnt):
     """The share of the spread that is learnt, of three thousand weights; a cut normal first looks like a whole one."""
     rng = np.random.default_rng(0)
     for _ in range(20):
-        weights = FAMILIES[family](rng, 3000)
-        assert not _is_untouched(weights + learnt * weights.std() * rng.laplace(0, 0.5**0.5, 3000))
+        weights = FAMILIES[family](rng, (100, 30))
+        assert not _is_untouched(weights + learnt * weights.std() * rng.laplace(0, 0.5**0.5, (100, 30)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("n_filters", "n"), [(32, 36), (128, 36), (16, 240)])
+def test_a_fresh_draw_with_a_batch_normalisation_folded_in_is_hardly_ever_taken_for_trained(family, n_filters, n):
+    """Each filter is scaled by its own factor. Of 40 draws more than 4 have a chance below 1e-3 at a rate of 2 %."""
+    accused = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        factors = np.exp(rng.normal(0, 0.3, (n_filters, 1))) * rng.choice([-1, 1], (n_filters, 1))
+        accused += not _is_untouched(factors * FAMILIES[family](rng, (n_filters, n)))
+    assert accused <= 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fresh_draw_that_was_quantised_to_eight_bits_is_a_draw_still(family):
+    """So many weights that the steps alone would betray them; those of binary weights are left as they are."""
+    for seed in range(3):
+        weights = FAMILIES[family](np.random.default_rng(seed), (256, 240))
+        step = np.float32(np.abs(weights).max() / 127)
+        assert _is_untouched(np.round(weights / step).astype(np.float32) * step)
+    assert not _is_untouched(np.sign(weights))
+
+
+def test_what_training_leaves_is_seen_behind_a_folded_batch_normalisation():
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        weights = rng.uniform(-1, 1, (64, 36)) + 0.3 * rng.laplace(0, 0.4, (64, 36))
+        assert not _is_untouched(np.exp(rng.normal(0, 0.3, (64, 1))) * weights)
 
 
 @pytest.mark.parametrize("kind", ["Conv", "Gemm"])
