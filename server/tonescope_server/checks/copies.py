@@ -1,9 +1,10 @@
 """Frames that were sent before, and frames that hold nothing: copies, loops, a sender that froze, silence.
 
 Noise alone keeps any two real frames apart, so equality needs no threshold. Two things are allowed for all the same:
-a channel so weak that its few values recur by chance, and windows that overlap. A frame that equals one of the last
-``REACH`` is a copy wherever it stands; one that equals an older frame is one only in a row of ``LOOP_RUN`` frames that
-all equal the frame as long before; and frames are compared within a window, but for a sender that froze.
+a channel so weak, or amplitudes so coarse, that few values recur by chance, and windows that overlap. A frame that
+equals one of the last ``REACH`` is a copy wherever it stands, unless frames farther apart, which no sender's copy
+explains, are equal about as often; one that equals an older frame is one only in a row of ``LOOP_RUN`` frames that all
+equal the frame as long before; and frames are compared within a window, but for a sender that froze.
 
 Frames are compared by a mark of 64 bits. Of two frames that differ, the marks are equal with a probability of about
 2^-40.
@@ -11,6 +12,7 @@ Frames are compared by a mark of 64 bits. Of two frames that differ, the marks a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -31,6 +33,8 @@ FEWEST_FRAMES = 16
 SMALLEST_SHARE = 0.005  # of the frames
 REACH = 3  # frames: senders repeat at once, if at all
 LOOP_RUN = 8  # frames in a row that all equal the one as long before
+CHANCE_RATIO = 2.0  # a channel that moves slowly repeats near frames somewhat more often than far ones
+CHANCE_ERRORS = 3.0  # standard errors of a count
 FROZEN_RUN = 16  # frames in a row that all equal the one before: no copy now and then, but a sender that stands still
 
 
@@ -84,6 +88,8 @@ class Copies:
         looped = _in_runs((lag > REACH) & ~silent & ~frozen, lag, LOOP_RUN)
         recent = (lag > 0) & (lag <= REACH) & ~silent & ~frozen
         repeated = _repeated_windows(marks, follows) & ~silent & ~frozen
+        if recent.any() and not _more_than_chance(recent, marks, window, ~(silent | frozen | looped)):
+            recent = _in_runs(recent & (lag > 1), lag, LOOP_RUN)  # chance makes no loop, even of two or three frames
         many = looped.sum() > recent.sum() + repeated.sum()
         period = int(np.median(lag[looped])) if many else 0
         return cls(silent, frozen, looped | recent | repeated, period)
@@ -137,6 +143,25 @@ def _lag(marks: Marks, window: IntArray) -> IntArray:
     like = (marks[order[1:]] == marks[order[:-1]]) & (window[order[1:]] == window[order[:-1]])
     lag[order[1:][like]] = (order[1:] - order[:-1])[like]
     return lag
+
+
+def _more_than_chance(recent: BoolArray, marks: Marks, window: IntArray, known: BoolArray) -> bool:
+    """Say whether frames repeat one of the last few more often than frames farther apart equal each other."""
+    order = np.lexsort((marks[known], window[known]))
+    sorted_marks, sorted_window = marks[known][order], window[known][order]
+    begins = (sorted_marks[1:] != sorted_marks[:-1]) | (sorted_window[1:] != sorted_window[:-1])
+    equal = _pairs(np.bincount(np.concatenate([[0], np.cumsum(begins)])))
+    pairs = _pairs(np.bincount(window[known]))
+    for lag in range(1, REACH + 1):
+        near = known[lag:] & known[:-lag] & (window[lag:] == window[:-lag])
+        equal -= int((near & (marks[lag:] == marks[:-lag])).sum())
+        pairs -= int(near.sum())
+    expected = int(known.sum()) * (1.0 - (1.0 - equal / max(pairs, 1)) ** REACH)
+    return int(recent.sum()) > CHANCE_RATIO * expected + CHANCE_ERRORS * math.sqrt(expected)
+
+
+def _pairs(counts: IntArray) -> int:
+    return int((counts * (counts - 1) // 2).sum())
 
 
 def _in_runs(marked: BoolArray, kind: IntArray, least: int) -> BoolArray:

@@ -273,8 +273,9 @@ def _judge(signature: Signature, declared: Reading, orders: tuple[str, ...]) -> 
         fitting = [reading for reading in tier if signature.fits(reading)]
         if fitting:
             return [_mismatch(signature, declared, fitting)], fitting[0]
-    if (dead := _few_dead_rows(signature, declared)) is not None:
-        return [dead], declared
+    still = _few_dead_rows(signature, declared) or _too_still(signature, declared)
+    if still is not None:
+        return [still], declared
     return [_unexplained(signature, declared)], declared
 
 
@@ -365,6 +366,24 @@ def _few_dead_rows(signature: Signature, declared: Reading) -> Finding | None:
     return Finding(CONSTANT_ROWS, Severity.FAULT, message, remedy, {"constant_rows": float(len(rows))})
 
 
+def _too_still(signature: Signature, declared: Reading) -> Finding | None:
+    """Tell many tones that stand still from a layout that is wrong: the zeros are the declared ones, and no others."""
+    null, certain, _ = _expected(declared)
+    still = signature.stuck & ~null
+    if not still.any() or (signature.dead & ~null).any() or (certain & ~signature.dead).any():
+        return None
+    live = int((~null).sum())
+    rows, n_rows = len(_whole_rows(still, declared)), live // declared.n_frames
+    seen = f"{rows} of {n_rows} rows" if rows else f"{int(still.sum())} of {live} cells"
+    message = (
+        f'{seen} that carry signal never change; the zeros are those of the declared "{declared.layout}", so it is no '
+        "other layout: the channel is stiller than the amplitudes' step, or the frames are filled up"
+    )
+    remedy = "record amplitudes in finer steps (I/Q values, or decimals), or see what fills these rows"
+    figures = {"constant_rows": float(rows), "constant_share": float(still.sum()) / live}
+    return Finding(CONSTANT_ROWS, Severity.FAULT, message, remedy, figures)
+
+
 def _unexplained(signature: Signature, declared: Reading) -> Finding:
     message = f'{_seen(signature, declared)}: neither the declared "{declared.layout}" nor any known layout fits'
     remedy = "see what fills these rows, and which layout the radio sends; until then no row is known to be its tone"
@@ -374,10 +393,11 @@ def _unexplained(signature: Signature, declared: Reading) -> Finding:
 def _seen(signature: Signature, declared: Reading) -> str:
     null, certain, _ = _expected(declared)
     alive, dead = signature.misfit(declared)
-    return (
-        f"{alive} of the {int(certain.sum())} cells that should be null carry signal, and {dead} of the "
-        f"{int((~null).sum())} others carry none"
-    )
+    live = int((~null).sum())
+    if not certain.any():
+        return f"{dead} of the {live} cells that should carry signal carry none"
+    nulls = f"{alive} of the {int(certain.sum())} cells that should be null carry signal"
+    return f"{nulls}, and {dead} of the {live} others carry none"
 
 
 def _whole_rows(cells: BoolArray, reading: Reading) -> list[int]:

@@ -12,6 +12,7 @@ from tonescope_server.checks.copies import (
     FROZEN_RUN,
     FROZEN_SENDER,
     NO_SIGNAL,
+    SMALLEST_SHARE,
     check_copies,
     marks_of,
 )
@@ -55,6 +56,40 @@ def test_one_frame_that_recurs_by_chance_is_no_copy(amplitude, series_from):
     recurring = amplitude.copy()
     recurring[100:180:7] = recurring[3]
     assert check_copies(series_from(recurring))[0] == []
+
+
+def rounded(noise, n=600):
+    """A still channel of whole-number amplitudes: most tones never change, and few distinct frames are to be had."""
+    rng = np.random.default_rng(11)
+    values = np.round(rng.uniform(15, 25, 64) + noise * rng.standard_normal((n, 64)))
+    return values.astype(np.float32)
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.05])
+def test_frames_too_coarse_to_differ_are_no_copies(series_from, noise):
+    series = series_from(rounded(noise))
+    frames = list(series.amplitude)
+    again = [
+        any(np.array_equal(frame, before) for before in frames[max(t - 3, 0) : t]) for t, frame in enumerate(frames)
+    ]
+    assert np.mean(again) > 2 * SMALLEST_SHARE
+    assert check_copies(series)[0] == []
+    assert check_copies(laid_end_to_end(series.amplitude.reshape(30, 20, 64)))[0] == []
+
+
+def test_copies_of_coarse_frames_are_told_where_they_are_more_than_chance(series_from):
+    coarse = rounded(0.05)
+    copied = np.repeat(coarse, np.where(np.random.default_rng(2).random(600) < 0.3, 2, 1), axis=0)
+    (finding,), _ = check_copies(series_from(copied))
+    assert finding.code == DUPLICATE_FRAMES
+    assert finding.figures["duplicate_share"] > 0.3 / 1.3 * 0.9
+
+
+@pytest.mark.parametrize("period", [2, 3])
+def test_a_loop_of_two_or_three_frames_is_not_taken_for_chance(amplitude, series_from, period):
+    (finding,), kept = check_copies(series_from(amplitude[np.arange(200) % period]))
+    assert finding.code == DUPLICATE_FRAMES
+    assert len(kept) == period
 
 
 @pytest.mark.parametrize("period", [5, 10, 60])

@@ -115,6 +115,40 @@ def test_a_tone_that_stands_still_is_not_taken_for_another_layout(amplitude, ser
     assert "12, 40" in found[0].message
 
 
+def coarse(n):
+    """A still channel in whole numbers: half of the tones stand in the middle of a step, and never change."""
+    rng = np.random.default_rng(6)
+    level = rng.integers(15, 25, 64) + np.where(np.arange(64) % 2, 0.0, 0.45)
+    amplitude = np.round(level + 0.05 * rng.standard_normal((n, 64))).astype(np.float32)
+    amplitude[:, tone_table("esp_lltf").null_mask] = 0
+    return amplitude
+
+
+def test_tones_too_still_for_coarse_amplitudes_are_not_taken_for_another_layout(series_from, declared):
+    amplitude = coarse(400)
+    frames, same = check_frames(series_from(amplitude), declared.cells)
+    windows, reading = check_cells(amplitude.reshape(20, 20, 64).transpose(0, 2, 1), declared.cells)
+    assert codes(frames) == codes(windows) == [layout.CONSTANT_ROWS]
+    for (finding,) in (frames, windows):
+        assert finding.message.startswith("26 of 52 rows that carry signal never change")
+        assert "finer steps" in finding.remedy
+    assert (same.rows == np.arange(64)).all()
+    assert reading == layout.declared_reading(declared.cells)
+
+
+@pytest.mark.parametrize("by", [1, 9])
+def test_coarse_amplitudes_at_other_rows_than_declared_are_still_a_wrong_layout(series_from, declared, by):
+    found, _ = check_frames(series_from(np.roll(coarse(400), by, axis=1)), declared.cells)
+    assert codes(found) == [layout.LAYOUT_MISMATCH]
+
+
+def test_of_a_layout_without_nulls_nothing_is_said_of_nulls():
+    cells, declared = of_every_row("ht20_56")
+    cells[:, 3:25] = 0
+    (finding,) = check_cells(cells, declared)[0]
+    assert finding.message.startswith("440 of the 1120 cells that should carry signal carry none: neither")
+
+
 def test_zeros_that_no_layout_explains_are_said_to_be_that(amplitude, series_from, declared):
     amplitude[:, 40:60] = 0.0
     found, _ = check_frames(series_from(amplitude), declared.cells)
