@@ -25,7 +25,10 @@ SIGNIFICANT = 0.01
 HARDLY_DRAWN = 0.005  # of fresh draws, for either of two tests: every accusation of one is false
 FEWEST_ROWS = 3  # of either sort
 FEWEST_FILTERS = 8
-FEWEST_A_FILTER = 8  # null weights; normalised, fewer look much alike whatever they were drawn from
+FEWEST_A_FILTER, ENOUGH_A_FILTER = (
+    8,
+    24,
+)  # null weights: normalised, fewer look all alike
 N_SIMULATED, FEWEST_SIMULATED = 100_000, 200  # weights, and filters at least
 LEAST_ALIKE = 2.33  # standard errors of a correlation: one in a hundred exceeds it by chance
 COARSEST_GRID = 0.2  # of the rms
@@ -100,8 +103,10 @@ def _is_untouched(weights: Float64Array) -> bool:
     weights = _off_the_grid(weights)
     of_filters = weights[weights.any(axis=1)]
     if _differ_in_size(of_filters):
-        return any(_is_like(of_filters, expected) for expected in _simulated(weights.shape[1]))
-    return _is_one_draw(weights.ravel())
+        return _is_draw_by_filter(of_filters)
+    # Of so few weights a filter that its size is not well known, they may differ all the same.
+    few = FEWEST_A_FILTER <= weights.shape[1] < ENOUGH_A_FILTER
+    return _is_one_draw(weights.ravel()) or (few and _is_draw_by_filter(of_filters))
 
 
 def _off_the_grid(weights: Float64Array) -> Float64Array:
@@ -147,6 +152,10 @@ def _differ_in_size(weights: Float64Array) -> bool:
     one, other = (sizes - sizes.mean() for sizes in (_log_rms(weights[:, ::2]), _log_rms(weights[:, 1::2])))
     spread = float(np.sqrt((one @ one) * (other @ other)))
     return bool(float(one @ other) * np.sqrt(n_filters - 1) > LEAST_ALIKE * spread)
+
+
+def _is_draw_by_filter(weights: Float64Array) -> bool:
+    return any(_is_like(weights, expected) for expected in _simulated(weights.shape[1]))
 
 
 @lru_cache(maxsize=1)
