@@ -10,6 +10,10 @@ from tonescope_server.types import FloatArray
 
 NULL_TONE_SHARE = "NULL_TONE_SHARE"
 LARGEST_SHARE = 0.01
+REMEDY = (
+    "see to input.cell_order, tones.layout and normalisation; by a method of bare gradients (saliency), the "
+    "model itself weighs rows that hold nothing: use input_x_gradient"
+)
 
 
 def null_share(magnitude: FloatArray, cells: CellMap) -> float | None:
@@ -63,11 +67,6 @@ def check_null_share(
     message = f"{share:.1%} of the attribution over {len(tones)} windows lies on tones that carry no signal"
     if others:
         message += "; " + ", ".join(f'as "{order}" it would be {value:.1%}' for order, value in others.items())
-    remedy = (
-        f'input.cell_order = "{fitting[0]}"'
-        if fitting
-        else "see to input.cell_order, tones.layout and normalisation; by a method of bare gradients (saliency), the "
-        "model itself weighs rows that hold nothing: use input_x_gradient"
-    )
+    remedy = f'input.cell_order = "{fitting[0]}"' if fitting else REMEDY
     figures = {"null_tone_share": share} | {f"null_tone_share_as_{order}": value for order, value in others.items()}
     return [Finding(NULL_TONE_SHARE, Severity.FAULT, message, remedy, figures, node_id)]

@@ -130,6 +130,7 @@ def explain(
             got = explained_there(asked, client)
     else:
         got = explained_here(asked, load(context, model, store, manifest, adapter, weights))
+    got = replace(got, findings=[*got.findings, *Warned.of(got.found).faults(got.findings)])
     for text in got.warnings:
         remark(f"warning: {text}")
     if json is not None:

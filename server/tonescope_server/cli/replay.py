@@ -16,7 +16,7 @@ import tonescope
 from tonescope.results import Explanation, ModelDetail
 from tonescope_server.cli.band import null_share_text
 from tonescope_server.cli.console import err, listed, out, progress, remark, say, write_json
-from tonescope_server.cli.findings import findings_told, section, show_notices
+from tonescope_server.cli.findings import findings_told, section, show_findings, show_notices
 from tonescope_server.cli.identity import identity_of
 from tonescope_server.cli.options import (
     DEFAULT_GIVE_UP_S,
@@ -145,13 +145,16 @@ def replay(
                     results.setdefault(explanation.node_id, NodeResult()).take(explanation)
                     warned.take(explanation)
         notices = played.told(stream.notices(), stream.summary)
+        findings = findings_told(notices)
+        faults = warned.faults(findings)
         if json is not None:
-            said = {"findings": section(findings_told(notices)), "warnings": warned.section(), "error": ended.section}
+            said = {"findings": section([*findings, *faults]), "warnings": warned.section(), "error": ended.section}
             write_json(summary_of(played, results, stream) | said, json)
         if json is None or str(json) != "-":
             _show(played, results, stream, ended.interrupted)
         warned.show({notice.code for notice in notices})
         show_notices(notices)
+        show_findings(faults)
         ended.again()
         need_windows(file.name, played, stream)
 

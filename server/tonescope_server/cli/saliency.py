@@ -37,6 +37,7 @@ from tonescope_server.cli.options import (
 )
 from tonescope_server.cli.recordings import open_file, windows_of
 from tonescope_server.cli.usage import only
+from tonescope_server.cli.warned import Warned
 from tonescope_server.engine.targets import TargetLike
 from tonescope_server.errors import ParameterError
 from tonescope_server.reports.arrays import ARRAYS, read_arrays
@@ -103,6 +104,7 @@ def saliency(
     target = target_of(kind, labels)
     found = explain_here(explainer, jobs, METHOD, target, {})
     findings = findings_here(explainer, file, format, normalise, METHOD, found) + _on_confidence(target, found)
+    findings += Warned.of(found).faults(findings)
     window = explainer.model.manifest.window
     made = Made(window.frames, 0 if is_array else hop or window.hop, _label_of(target, known))
     report = report_of(kind, str(model), found, made)

@@ -1,4 +1,7 @@
-"""What explanations warn of themselves, told once for all windows: how many said it, and of their numbers the range."""
+"""What explanations warn of themselves, told once for all windows: how many said it, and of their numbers the range.
+
+Attribution on tones without signal is more than a warning: a fault of its own, or what follows from one of the data.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tonescope.results import Explanation
+from tonescope_server.checks import Finding, Severity
+from tonescope_server.checks.attribution import NULL_TONE_SHARE, REMEDY
 from tonescope_server.cli.console import remark
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?%?")
@@ -25,6 +30,7 @@ class Warned:
 
     windows: int = 0
     _messages: dict[_Kind, list[str]] = field(default_factory=lambda: defaultdict(list))
+    _on_nulls: list[tuple[int, float, str]] = field(default_factory=list)  # node, share, message
 
     @classmethod
     def of(cls, explanations: Iterable[Explanation]) -> Warned:
@@ -40,17 +46,37 @@ class Warned:
             return
         self.windows += 1
         for warning in explanation.warnings:
+            if warning.code == NULL_TONE_SHARE:
+                self._on_nulls.append((explanation.node_id, explanation.null_tone_share or 0.0, warning.message))
+                continue
             self._messages[warning.code, _NUMBER.sub("#", warning.message)].append(warning.message)
 
+    def faults(self, found: Sequence[Finding]) -> list[Finding]:
+        """Tell attribution on null tones, which answers carry one by one, as the one fault that it is.
+
+        Args:
+            found: by the checks. Where they found a fault in a node's data, or this one, its share of null tones
+                follows from that, and is not told again.
+        """
+        faulty = {each.node_id for each in found if each.severity is Severity.FAULT}
+        left = [each for each in self._on_nulls if not faulty & {None, each[0]}]
+        if not left:
+            return []
+        nodes, shares, messages = zip(*left, strict=True)
+        message = f"{len(left)} of {self.windows} windows: {_merged(messages)}"
+        figures = {"windows": float(len(left)), "largest_null_tone_share": max(shares)}
+        node_id = nodes[0] if len(set(nodes)) == 1 and nodes[0] else None
+        return [Finding(NULL_TONE_SHARE, Severity.FAULT, message, REMEDY, figures, node_id)]
+
     def section(self) -> list[dict[str, Any]]:
-        """Return the section ``warnings`` of a report: code, message, and in how many windows."""
+        """Return the section ``warnings`` of a report, without ``faults``: code, message, and in how many windows."""
         return [
             {"code": code, "message": _merged(messages), "windows": len(messages)}
             for (code, _), messages in self._messages.items()
         ]
 
     def show(self, told: Set[str] = frozenset()) -> None:
-        """Say each, but for the codes that were told otherwise."""
+        """Say each but for ``faults``, and for the codes that were told otherwise."""
         for each in self.section():
             if each["code"] not in told:
                 remark(f"warning: {self._line(each)}")

@@ -19,7 +19,7 @@ import tonescope
 from tonescope.results import Explanation, Notice
 from tonescope_server.cli import band
 from tonescope_server.cli.console import err, listed, out, say
-from tonescope_server.cli.findings import show_notices
+from tonescope_server.cli.findings import findings_told, show_findings, show_notices
 from tonescope_server.cli.identity import FEATURES, identity_text
 from tonescope_server.cli.options import (
     DEFAULT_GIVE_UP_S,
@@ -103,6 +103,7 @@ def watch(
         _hear(stream, heard, played)
         _show_skipped(played, stream, ended.interrupted)
         warned.show({notice.code for notice in heard})
+        show_findings(warned.faults(findings_told(heard)))
         lines = windows_line(stream.counts), connections_line(stream.counts)
         say("; ".join(each for each in lines if each))
         ended.again()
