@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from tonescope_server.csi.cells import CellMap
 from tonescope_server.csi.images import as_image, is_image
 from tonescope_server.pictures.colours import Scale, scale_of
-from tonescope_server.pictures.curves import RANDOM
 from tonescope_server.pictures.figure import headline, new_figure
 from tonescope_server.pictures.image import draw_image
 from tonescope_server.pictures.spectrum import fields_of, index_label
 from tonescope_server.pictures.waterfall import draw_map
 
 MOST = 4
+RANDOM = "#8a8a8a"
 
 
 @dataclass(frozen=True)
