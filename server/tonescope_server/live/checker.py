@@ -31,7 +31,7 @@ from tonescope_server.live.samples import Samples, Taken
 from tonescope_server.models.model import Model
 from tonescope_server.types import BoolArray
 
-FIRST_FRAMES, FRAMES_APART = 64, 4096  # of each node; every frame is noted, the latest are looked at
+FIRST_FRAMES, FRAMES_APART = 64, 2048  # of each node
 FIRST_WINDOWS, WINDOWS_APART = 64, 2048  # of each node
 GROWTH = 4
 

@@ -23,7 +23,7 @@ from tonescope_server.checks.series import Float64Array
 from tonescope_server.csi.frames import Frame
 from tonescope_server.types import FloatArray
 
-MOST_FACTS = 8192  # frames; the latest, of those that no look has seen
+MOST_FACTS = 4096  # frames; the latest, of those that no look has seen
 FEWEST_FACTS = 32  # frames: fewer wait for the next look
 LATEST = 128  # frames
 CARRIED = 2 * SPAN - 1  # frames: a step has enough frames on both sides in one block or in the next, and never in both
